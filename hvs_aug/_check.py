@@ -1,0 +1,72 @@
+"""Where every error message of the library is built: what was called, what was expected, what came, and the likely fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+__all__ = ["HVSError", "describe", "fail", "require", "require_fraction", "require_name"]
+
+
+class HVSError(ValueError):
+    """The one exception that hvs_aug raises for bad input; its message names the argument, what was expected and what came."""
+
+
+def describe(value: object) -> str:
+    """Say what a value is in a few words: dtype, shape and device of a tensor, the type and value of anything else."""
+    if isinstance(value, Tensor):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"a {dtype} tensor of shape {tuple(value.shape)} on {value.device}"
+    if isinstance(value, type):
+        return value.__name__
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"
+
+
+def fail(call: str, expected: str, got: Any, hint: str | None = None) -> NoReturn:
+    """Raise HVSError as ``call: expected ..., got ....`` with a hint on a second line.
+
+    ``call`` names the callable and the argument, ``"HardPairSampler.select(candidates)"``; ``got`` is a phrase, or any other
+    value, which is then described.
+    """
+    came = got if isinstance(got, str) else describe(got)
+    message = f"{call}: expected {expected}, got {came}."
+    raise HVSError(message if hint is None else f"{message}\n  hint: {hint}")
+
+
+def require(condition: bool, call: str, expected: str, got: Any, hint: str | None = None) -> None:
+    """Fail with the given words unless the condition holds."""
+    if not condition:
+        fail(call, expected, got, hint)
+
+
+def require_fraction(value: float, call: str) -> None:
+    """Fail unless the value is a number in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
+        fail(call, "a number in [0, 1]", value)
+
+
+def require_name(name: str, known: Iterable[str], call: str) -> None:
+    """Fail unless the name is one of those known, suggesting the closest."""
+    names = sorted(known)
+    if name in names:
+        return
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
+    fail(call, f"one of {', '.join(names)}", repr(name), f"did you mean {close[0]!r}?" if close else None)
+
+
+def require_tensor(value: object, call: str, expected: str, ndim: int | None = None) -> Tensor:
+    """Return the value if it is a tensor of that many axes, else fail."""
+    if not isinstance(value, Tensor) or (ndim is not None and value.ndim != ndim):
+        fail(call, expected, value)
+    return value
+
+
+def require_floating(value: Tensor, call: str) -> None:
+    """Fail unless the tensor holds floating-point numbers."""
+    if not torch.is_floating_point(value):
+        fail(call, "a floating-point tensor", value)

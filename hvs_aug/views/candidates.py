@@ -1,0 +1,308 @@
+"""CandidateViews: draw several candidate views of every image, and render them on the device."""
+
+from __future__ import annotations
+
+import functools
+import os
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor, nn
+
+from .._check import fail, require
+from ..data.batch import ImageBatch
+from ..ops import blur, color, crop, per_sample
+from .draw import draw_slot
+from .params import ViewParams
+from .presets import preset_slots
+from .recipe import ViewRecipe, ViewSlot
+
+__all__ = ["CandidateViews"]
+
+
+class CandidateViews(nn.Module):
+    """Draw candidate views of every image, and render them from what was drawn.
+
+    Drawing is apart from rendering: :meth:`make_params` draws on the CPU, :meth:`transform` renders on the images' device, and the
+    same parameters give the same views, bit for bit, at any size. Nothing drawn is kept on the module.
+
+    On a CPU the views are rendered one by one (:mod:`hvs_aug.ops.per_sample`), on ``torch.get_num_threads()`` threads; elsewhere as
+    one batch, with masks. Both give the same views: the crop within one grey level, as the CPU's uint8 resize is a fixed-point one,
+    and all that follows within 1e-5.
+
+    Args:
+        slots: one :class:`ViewSlot`, or several; DINO has three.
+        compile: render as one batch compiled by torch.compile, on any device; it needs a C++ compiler or a GPU.
+
+    Raises:
+        HVSError: if there is no slot, or a recipe is of an unknown kind.
+
+    Example:
+        >>> import torch
+        >>> views = CandidateViews.preset("simclr", size=32, candidates=4)
+        >>> images = torch.randint(0, 256, (2, 3, 48, 64), dtype=torch.uint8)
+        >>> (rendered,), params = views(images, generator=torch.Generator().manual_seed(0))
+        >>> rendered.shape
+        torch.Size([4, 2, 3, 32, 32])
+        >>> again, = views.transform(images, params)
+        >>> bool((again == rendered).all())
+        True
+    """
+
+    def __init__(self, slots: ViewSlot | Sequence[ViewSlot], *, compile: bool = False) -> None:
+        super().__init__()
+        self.slots: tuple[ViewSlot, ...] = (slots,) if isinstance(slots, ViewSlot) else tuple(slots)
+        require(len(self.slots) > 0, "CandidateViews(slots)", "at least one ViewSlot", "none")
+        for slot in self.slots:
+            require(isinstance(slot, ViewSlot), "CandidateViews(slots)", "ViewSlots", slot)
+            require(isinstance(slot.recipe, ViewRecipe), "ViewSlot(recipe)", "a ViewRecipe or a Kornia pipeline", slot.recipe)
+        self.compile_views = compile
+        self._generator: torch.Generator | None = None
+
+    @classmethod
+    def preset(cls, name: str, size: int = 224, candidates: int | None = None, *, compile: bool = False) -> CandidateViews:
+        """The candidate views of a method's own augmentation; see :func:`hvs_aug.views.presets.preset_slots`."""
+        return cls(preset_slots(name, size, candidates), compile=compile)
+
+    @property
+    def candidates(self) -> int:
+        """V, the number of candidate views drawn for each image."""
+        return sum(slot.candidates for slot in self.slots)
+
+    def make_params(self, images: ImageBatch | Tensor, generator: torch.Generator | None = None) -> ViewParams:
+        """Draw the parameters of all candidates of every image.
+
+        Args:
+            images: the raw images; only their number and sizes are looked at.
+            generator: a CPU generator. By default the module's own, which starts from ``torch.initial_seed()`` and, in a distributed
+                run, the rank; the global random state is never touched.
+
+        Returns:
+            ViewParams of V views on the CPU: one seed gives the same views on every device.
+        """
+        sizes = ImageBatch.of(images).sizes
+        generator = self._own_generator() if generator is None else generator
+        require(
+            isinstance(generator, torch.Generator) and generator.device.type == "cpu",
+            "CandidateViews.make_params(generator)",
+            "a CPU torch.Generator",
+            generator,
+            "parameters are drawn on the CPU, so that one seed gives the same views on every device.",
+        )
+        return ViewParams.concatenate([draw_slot(slot, index, sizes, generator) for index, slot in enumerate(self.slots)])
+
+    def transform(self, images: ImageBatch | Tensor, params: ViewParams, scale: float = 1.0) -> list[Tensor]:
+        """Render the views that the parameters describe.
+
+        Args:
+            images: the images that they were drawn for.
+            params: all candidates, or those selected with ``params.select(indices, slots)``.
+            scale: render at this fraction of the training size; blur follows.
+
+        Returns:
+            One tensor for each slot, ``(views, B, C, size, size)`` float32, normalised, on the images' device.
+
+        Raises:
+            HVSError: if the params are of other images or slots, or a recipe has colour operations that these channels do not define.
+        """
+        batch = ImageBatch.of(images)
+        call = "CandidateViews.transform"
+        require(
+            params.boxes.shape[1] == len(batch),
+            f"{call}(params)",
+            f"the params of {len(batch)} images",
+            f"of {params.boxes.shape[1]}",
+        )
+        known = all(0 <= slot < len(self.slots) for slot in params.slots) and list(params.slots) == sorted(params.slots)
+        require(known, f"{call}(params)", f"views in the order of {len(self.slots)} slots", f"slots {params.slots}")
+        require(scale > 0, f"{call}(scale)", "a positive fraction of the training size", scale)
+        if not params.sizes.is_cuda and not batch.sizes.is_cuda and not torch.compiler.is_compiling():
+            require(
+                torch.equal(params.sizes, batch.sizes),
+                f"{call}(params)",
+                "params drawn for these images",
+                "params of images of other sizes",
+                "draw them from the batch that is rendered: params = views.make_params(images).",
+            )
+        if batch.device.type != "cpu" or self.compile_views:
+            params = params.to(batch.device, non_blocking=True)
+        rendered = []
+        for index, slot in enumerate(self.slots):
+            of_slot = params.of_slot(index)
+            size = max(1, round(slot.recipe.size * scale))
+            _require_colours(slot.recipe, batch.pixels.shape[1])
+            if batch.device.type == "cpu" and not self.compile_views:
+                rendered.append(render_per_sample(batch.pixels, of_slot, slot.recipe, size))
+            else:
+                render = compiled_render_batch() if self.compile_views else render_batch
+                views = render(
+                    batch.pixels,
+                    of_slot.boxes,
+                    of_slot.flips,
+                    of_slot.jitter,
+                    of_slot.order,
+                    of_slot.gray,
+                    of_slot.blur,
+                    of_slot.solarize,
+                    slot.recipe,
+                    size,
+                )
+                rendered.append(views)
+        return rendered
+
+    def forward(self, images: ImageBatch | Tensor, generator: torch.Generator | None = None) -> tuple[list[Tensor], ViewParams]:
+        """Draw and render: ``(transform(images, params), params)``."""
+        params = self.make_params(images, generator)
+        return self.transform(images, params), params
+
+    def extra_repr(self) -> str:
+        """The slots, one a line."""
+        return "\n".join(map(repr, self.slots))
+
+    def _own_generator(self) -> torch.Generator:
+        if self._generator is None:
+            distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+            rank = torch.distributed.get_rank() if distributed else 0
+            self._generator = torch.Generator().manual_seed((torch.initial_seed() + 0x9E3779B97F4A7C15 * (rank + 1)) % 2**63)
+        return self._generator
+
+
+def render_batch(
+    pixels: Tensor,
+    boxes: Tensor,
+    flips: Tensor,
+    factors: Tensor,
+    order: Tensor,
+    gray: Tensor,
+    sigma: Tensor,
+    solarized: Tensor,
+    recipe: ViewRecipe,
+    size: int,
+) -> Tensor:
+    """The batched schedule: every operation on all views, masked by what was drawn, without a look at a value.
+
+    Shape: pixels ``(B, C, H, W)``; the rest ``(V, B, ...)`` as in ViewParams, on one device -> ``(V, B, C, size, size)``.
+    """
+    views, images = boxes.shape[:2]
+    rendered = crop.crop_resize(pixels, boxes, flips, size, recipe.interpolation).clamp(0, 1).flatten(0, 1)
+    for operation in recipe.order:
+        if operation == "jitter" and recipe.jitter_prob > 0:
+            rendered = color.jitter(rendered, factors.flatten(0, 1), order.flatten(0, 1))
+        elif operation == "gray" and recipe.gray_prob > 0:
+            rendered = color.grayscale(rendered, gray.flatten())
+        elif operation == "blur" and recipe.blur_prob > 0:
+            radius, shrink = _scaled_blur(recipe, size)
+            rendered = blur.gaussian_blur(rendered, sigma.flatten() * shrink, radius)
+        elif operation == "solarize" and recipe.solarize_prob > 0:
+            rendered = color.solarize(rendered, solarized.flatten(), recipe.solarize_threshold)
+    if recipe.mean is not None and recipe.std is not None:
+        rendered = color.normalize(rendered, recipe.mean, recipe.std)
+    return rendered.view(views, images, *rendered.shape[1:])
+
+
+@functools.cache
+def compiled_render_batch() -> Callable[..., Tensor]:
+    """:func:`render_batch` compiled once for all sizes of images and batches."""
+    return torch.compile(render_batch, dynamic=True, fullgraph=True)
+
+
+def render_per_sample(pixels: Tensor, params: ViewParams, recipe: ViewRecipe, size: int) -> Tensor:
+    """The CPU schedule: every view on its own, shared out among ``torch.get_num_threads()`` threads; as :func:`render_batch`."""
+    views, images = params.boxes.shape[:2]
+    channels = pixels.shape[1]
+    total = views * images
+    out = torch.empty(total, channels, size, size)
+    radius, shrink = _scaled_blur(recipe, size)
+    render = per_sample.compiled_render_views()
+    arguments = (
+        pixels,
+        list(range(images)) * views,
+        params.boxes.flatten(0, 1).tolist(),
+        params.flips.flatten().tolist(),
+        params.jitter.flatten(0, 1).tolist(),
+        params.order.flatten(0, 1).tolist(),
+        params.gray.flatten().tolist(),
+        (params.blur.flatten() * shrink).tolist(),
+        params.solarize.flatten().tolist(),
+        [per_sample.OPERATION_CODES[operation] for operation in recipe.order],
+        recipe.interpolation == "bicubic",
+        radius,
+        recipe.solarize_threshold,
+        list(color.LUMINANCE) if channels == 3 else [1.0] * channels,
+        list(recipe.mean or ()),
+        list(recipe.std or ()),
+        out,
+    )
+    threads = min(torch.get_num_threads(), total)
+    if threads <= 1:
+        render(*arguments, 0, total)
+    else:
+        _share_out(lambda start, stop: render(*arguments, start, stop), total, threads)
+    return out.view(views, images, channels, size, size)
+
+
+def _scaled_blur(recipe: ViewRecipe, size: int) -> tuple[int, float]:
+    """The kernel's radius and the factor for sigma at a size other than the training size."""
+    shrink = size / recipe.size
+    return min(round(recipe.blur_kernel // 2 * shrink), size - 1), shrink
+
+
+def _require_colours(recipe: ViewRecipe, channels: int) -> None:
+    hint = "make a recipe for such images: dataclasses.replace(recipe, ...) with these fields at 0, and mean and std of their channels."
+    if recipe.mean is not None and len(recipe.mean) != channels:
+        fail("ViewRecipe(mean)", f"one mean for each of the images' {channels} channels", f"{len(recipe.mean)}", hint)
+    if channels == 3:
+        return
+    drawn = {
+        "saturation": "jitter" in recipe.order and recipe.jitter_prob > 0 and recipe.saturation > 0,
+        "hue": "jitter" in recipe.order and recipe.jitter_prob > 0 and recipe.hue > 0,
+        "gray_prob": "gray" in recipe.order and recipe.gray_prob > 0,
+        "contrast": channels != 1 and "jitter" in recipe.order and recipe.jitter_prob > 0 and recipe.contrast > 0,
+    }
+    undefined = [name for name, on in drawn.items() if on]
+    if undefined:
+        fail(
+            "CandidateViews.transform(images)",
+            f"RGB images, since the recipe draws {', '.join(undefined)}",
+            f"{channels} channels",
+            hint,
+        )
+
+
+def _share_out(render: Callable[[int, int], None], total: int, threads: int) -> None:
+    """Render views [0, total) on several threads, each taking the next few until none are left."""
+    step = max(1, total // (8 * threads))
+    starts: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for start in range(0, total, step):
+        starts.put(start)
+
+    def work() -> None:
+        while True:
+            try:
+                start = starts.get_nowait()
+            except queue.Empty:
+                return
+            render(start, min(start + step, total))
+
+    for task in [_threads(threads).submit(work) for _ in range(threads)]:
+        task.result()
+
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a fork
+
+
+def _threads(count: int) -> ThreadPoolExecutor:
+    """A pool of threads on which torch runs each operation on one core, as the views are what is shared out."""
+    if count not in _pools:
+        started = threading.Barrier(count + 1)
+        _pools[count] = ThreadPoolExecutor(count, "hvs_aug.views", initializer=torch.set_num_threads, initargs=(1,))
+        for _ in range(count):
+            _pools[count].submit(started.wait)
+        started.wait()
+        # set_num_threads also sets the number that threads started later begin with: give them the caller's back.
+        torch.set_num_threads(torch.get_num_threads())
+    return _pools[count]
