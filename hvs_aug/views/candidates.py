@@ -236,8 +236,8 @@ def render_per_sample(pixels: Tensor, params: ViewParams, recipe: ViewRecipe, si
         list(recipe.std or ()),
         out,
     )
-    threads = min(torch.get_num_threads(), total)
-    if threads <= 1:
+    threads = torch.get_num_threads()
+    if threads == 1 or total == 1:
         render(*arguments, 0, total)
     else:
         _share_out(lambda start, stop: render(*arguments, start, stop), total, threads)
@@ -287,22 +287,23 @@ def _share_out(render: Callable[[int, int], None], total: int, threads: int) -> 
                 return
             render(start, min(start + step, total))
 
-    for task in [_threads(threads).submit(work) for _ in range(threads)]:
-        task.result()
+    with _rendering:
+        torch.set_num_threads(1)
+        try:
+            for task in [_threads(threads).submit(work) for _ in range(threads)]:
+                task.result()
+        finally:
+            torch.set_num_threads(threads)
 
 
+# The views are what is shared out, so each of torch's own operations runs on one core meanwhile. Depending on its version, torch
+# keeps that number for the process or for each thread: it is set in both, and put back for the caller, one rendering at a time.
+_rendering = threading.Lock()
 _pools: dict[int, ThreadPoolExecutor] = {}
 os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a fork
 
 
 def _threads(count: int) -> ThreadPoolExecutor:
-    """A pool of threads on which torch runs each operation on one core, as the views are what is shared out."""
     if count not in _pools:
-        started = threading.Barrier(count + 1)
         _pools[count] = ThreadPoolExecutor(count, "hvs_aug.views", initializer=torch.set_num_threads, initargs=(1,))
-        for _ in range(count):
-            _pools[count].submit(started.wait)
-        started.wait()
-        # set_num_threads also sets the number that threads started later begin with: give them the caller's back.
-        torch.set_num_threads(torch.get_num_threads())
     return _pools[count]

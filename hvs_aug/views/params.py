@@ -134,7 +134,7 @@ class ViewParams:
         extras = {name: value.to(device, non_blocking=non_blocking) for name, value in self.extras.items()}
         return self._with(moved, extras=extras)
 
-    def _with(self, tensors: Mapping[str, Tensor], **others: Any) -> ViewParams:
+    def _with(self, tensors: Mapping[str, Any], **others: Any) -> ViewParams:
         return replace(self, **tensors, **others)
 
     def save(self, path: str | Path) -> None:
