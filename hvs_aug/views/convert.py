@@ -138,7 +138,13 @@ def convert_view(pipeline: Any) -> ViewRecipe:
                 # Grey levels are integers: v >= t exactly where the unrounded value would be rounded to t or more.
                 step = step | {"solarize_threshold": max(0.0, (step["solarize_threshold"] - 0.5) / 255)}
         found |= step
-    require("size" in found, _CALL, "a RandomResizedCrop", f"none in {_name(pipeline)}", "a view without a random crop is not supported.")
+    require(
+        "size" in found,
+        _CALL,
+        "a RandomResizedCrop",
+        f"none in {_name(pipeline)}",
+        "a view without a random crop is not supported.",
+    )
     require(
         floats,
         _CALL,
@@ -160,7 +166,11 @@ def _counts(candidates: int | Sequence[int] | None, selects: Sequence[int], mult
     number, kept = candidates, sum(selects)
     least = 1 if multi_crop else kept
     if not isinstance(number, int) or number < least:
-        fail(call, f"an integer of at least {least}" + (", for every view that is kept" if multi_crop else f", of which {kept} are kept"), number)
+        fail(
+            call,
+            f"an integer of at least {least}" + (", for every view that is kept" if multi_crop else f", of which {kept} are kept"),
+            number,
+        )
     return [number * select if multi_crop else number * select // kept for select in selects]
 
 
@@ -228,7 +238,9 @@ def _operation(step: Step, transform: Any) -> str | None:
     for operation, names in _FIELDS.items():
         if step and step.keys() <= set(names):
             return operation
-    require(not step, "register_converter(function)", "fields of one operation of ViewRecipe", f"{sorted(step)} for {_name(transform)}")
+    require(
+        not step, "register_converter(function)", "fields of one operation of ViewRecipe", f"{sorted(step)} for {_name(transform)}"
+    )
     return None
 
 
