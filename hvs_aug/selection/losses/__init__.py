@@ -1,0 +1,8 @@
+"""The losses that make a pair of views hard, each as one table over all pairs of candidates."""
+
+from __future__ import annotations
+
+from .contrastive import CallableLoss, NegativeCosineLoss, NTXentLoss
+from .pair import Output, PairLoss, SlotOutputs
+
+__all__ = ["CallableLoss", "NTXentLoss", "NegativeCosineLoss", "Output", "PairLoss", "SlotOutputs"]
