@@ -1,0 +1,103 @@
+"""Stand-ins that let the four repos, written for CUDA and an older PyTorch, run their own scripts here, one process on the CPU.
+
+Not part of the library, and not needed on the machines that the repos were written for: :func:`install` does nothing where CUDA is
+available, except for what is missing or has moved since. It has to be called before the repo's script is imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import sys
+import types
+import warnings
+from typing import Any
+
+import torch
+
+
+def install() -> None:
+    """Put the stand-ins in their places, once."""
+    _install_missing_modules()
+    torch.load = functools.partial(torch.load, weights_only=False)  # the repos' checkpoints hold their argparse.Namespace
+    torch.hub.list = _offline(torch.hub.list)  # main_dino.py asks GitHub for XCiT's names while it parses its arguments
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning)
+    if not torch.cuda.is_available():
+        _install_cpu()
+
+
+def _install_missing_modules() -> None:
+    """Logging and clustering packages of the repos, where they are not installed: a writer that writes nothing."""
+    names = {"tensorboard": ("torch.utils.tensorboard",), "tensorboardX": ("tensorboardX",), "munkres": ("munkres",)}
+    for package, modules in names.items():
+        if importlib.util.find_spec(package) is None:
+            for name in modules:
+                module = types.ModuleType(name)
+                vars(module).update(SummaryWriter=_Writer, Munkres=object)
+                sys.modules[name] = module
+
+
+class _Writer:
+    """In the place of tensorboard's SummaryWriter."""
+
+    def __init__(self, log_dir: str = "runs", **_: Any) -> None:
+        self.log_dir = log_dir
+        os.makedirs(log_dir, exist_ok=True)
+
+    def add_scalar(self, *_: Any, **__: Any) -> None:
+        """Write nothing."""
+
+
+def _offline(function: Any) -> Any:
+    def listed(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except OSError:
+            return []
+
+    return listed
+
+
+def _install_cpu() -> None:
+    for kind in (torch.Tensor, torch.nn.Module):
+        kind.cuda = _stay  # type: ignore[method-assign, assignment]
+    for name in ("synchronize", "set_device", "manual_seed_all"):
+        setattr(torch.cuda, name, _nothing)
+    torch.cuda.device_count = lambda: 1
+    # SimSiam spawns a process for each GPU; the one there is stays in this one.
+    torch.multiprocessing.spawn = lambda function, nprocs=1, args=(), **_: function(0, *args)
+    torch.tensor = _on_cpu(torch.tensor)
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm = classmethod(lambda cls, module, *_: module)  # type: ignore[method-assign, assignment]
+    parallel = torch.nn.parallel.DistributedDataParallel
+    parallel.__init__ = _without(parallel.__init__, "device_ids")  # type: ignore[method-assign]
+    start = torch.distributed.init_process_group
+    torch.distributed.init_process_group = lambda backend=None, **options: start("gloo", **options)
+    defaults = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def _stay(value: Any, *_: Any, **__: Any) -> Any:
+    return value
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    return None
+
+
+def _on_cpu(function: Any) -> Any:
+    def made(*arguments: Any, **options: Any) -> Any:
+        return function(*arguments, **(options | {"device": "cpu"} if options.get("device") == "cuda" else options))
+
+    return made
+
+
+def _without(function: Any, name: str) -> Any:
+    @functools.wraps(function)
+    def called(*arguments: Any, **options: Any) -> Any:
+        options.pop(name, None)
+        return function(*arguments, **options)
+
+    return called
