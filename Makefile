@@ -1,0 +1,28 @@
+# make demo | test | lint | bench: each sets up what it needs, once; a change of setup.cfg installs again.
+PYTHON ?= python3
+VENV ?= .venv
+BENCHMARKS = $(filter-out __init__ common,$(basename $(notdir $(wildcard benchmarks/*.py))))
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: demo test lint bench
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/installed-demo
+	$(VENV)/bin/hvs-aug demo
+
+test: lint
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/installed-dev
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+# Every benchmark, the long way; make bench FLAGS=--quick for a look, BENCHMARKS=augmentation for one.
+bench: $(VENV)/installed-bench
+	set -e; for name in $(BENCHMARKS); do $(VENV)/bin/python -m benchmarks.$$name $(FLAGS); done
+
+$(VENV)/installed-%: setup.cfg
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
