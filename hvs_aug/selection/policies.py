@@ -43,13 +43,19 @@ class _Hardest:
 @dataclass(frozen=True)
 class _Random:
     control: bool
-    
+
     @property
     def needs_table(self) -> bool:
         return self.control
 
     def __call__(
-        self, table: Tensor | None, slots: Sequence[ViewSlot], *, params: ViewParams | None, step: int, generator: torch.Generator | None
+        self,
+        table: Tensor | None,
+        slots: Sequence[ViewSlot],
+        *,
+        params: ViewParams | None,
+        step: int,
+        generator: torch.Generator | None,
     ) -> Tensor:
         batch, device = _target(table, params)
         found = []

@@ -35,7 +35,8 @@ def exact(table: Tensor, slots: Sequence[ViewSlot], *, local_pairs: bool = False
     Shape: table (V, V, B) -> (S, B) int64: indices of candidates, grouped by slot in their order, ascending within a slot.
 
     Raises:
-        HVSError: if no slot is global, the table does not fit the slots, local views interact, or there are more than 20,000 anchors.
+        HVSError: if no slot is global, the table does not fit the slots, two local views have a loss of their own, or there are
+            more than 20,000 anchors.
 
     Example:
         >>> import torch
@@ -96,7 +97,8 @@ def anchor_combinations(slots: Sequence[ViewSlot]) -> Tensor:
     spans = [(span, slot.select) for span, slot in zip(slot_ranges(slots), slots, strict=True) if slot.role == "global"]
     count = math.prod(math.comb(len(span), select) for span, select in spans)
     hint = 'draw fewer global candidates, or use search="sampled", limit=128.'
-    require(count <= _MAX_ANCHORS, "search.exact(slots)", f"at most {_MAX_ANCHORS:,} ways to keep the global views", f"{count:,}", hint)
+    if count > _MAX_ANCHORS:
+        fail("search.exact(slots)", f"at most {_MAX_ANCHORS:,} ways to keep the global views", f"{count:,}", hint)
     kept = itertools.product(*(list(itertools.combinations(span, select)) for span, select in spans))
     return torch.tensor([[index for part in parts for index in part] for parts in kept])
 
@@ -108,7 +110,7 @@ def anchor_losses(table: Tensor, slots: Sequence[ViewSlot], anchors: Tensor) -> 
     largest = max([kept * (kept + 1) // 2, *(len(span) for span, _ in local)])
     height = max(1, (64 << 20) // (4 * largest * max(1, table.shape[-1])))
     blocks = []
-    for block in anchors.split(height):
+    for block in torch.split(anchors, height):
         losses = combination_losses(table, block)
         for span, select in local:
             part = table[:, span.start : span.stop]

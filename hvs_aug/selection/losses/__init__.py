@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .contrastive import CallableLoss, NegativeCosineLoss, NTXentLoss
+from .distillation import DINOLoss, IBOTLoss
 from .pair import Output, PairLoss, SlotOutputs
 
-__all__ = ["CallableLoss", "NTXentLoss", "NegativeCosineLoss", "Output", "PairLoss", "SlotOutputs"]
+__all__ = ["CallableLoss", "DINOLoss", "IBOTLoss", "NTXentLoss", "NegativeCosineLoss", "Output", "PairLoss", "SlotOutputs"]

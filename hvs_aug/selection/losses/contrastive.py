@@ -13,7 +13,18 @@ from torch import Tensor
 
 from ..._check import fail, require
 from ...views.recipe import ViewSlot
-from .pair import Output, PairLoss, SlotOutputs, as_tensor, block_bytes, joined, mean_of_directions, of_view, require_positive, tensors
+from .pair import (
+    Output,
+    PairLoss,
+    SlotOutputs,
+    as_tensor,
+    block_bytes,
+    joined,
+    mean_of_directions,
+    of_view,
+    require_positive,
+    tensors,
+)
 
 __all__ = ["CallableLoss", "NTXentLoss", "NegativeCosineLoss"]
 
@@ -159,14 +170,14 @@ class CallableLoss(PairLoss):
     ``teacher=True`` it receives the student's output of one view and the teacher's of another, a global one, and the
     mean of both directions is taken where both exist.
 
-    MoCo: ``CallableLoss(loss, teacher=True)`` with the key encoder as teacher, where ``loss(query, key)`` takes the negatives from the
-    repo's queue (read, never enqueued to): ``F.cross_entropy(cat([positive, query @ queue], 1) / T, zeros, reduction="none")``.
+    MoCo: ``CallableLoss(loss, teacher=True)`` with the key encoder as teacher, where ``loss(query, key)`` takes its negatives from
+    the repo's queue, which it reads and never enqueues to, and returns the cross-entropy with ``reduction="none"``.
 
-    Barlow Twins and VICReg do not decompose over images in full. Barlow Twins' loss is a function of the cross-correlation of
-    the whole batch and defines no loss of one image: there is nothing to choose by. VICReg's variance and covariance terms are
-    the batch's, too; its invariance term is per image, ``lambda a, b: (a - b).square().mean(-1)``, and is what to choose by. For Barlow
-    Twins the same function of standardised outputs is a sound substitute, because the diagonal of the cross-correlation
-    is 1 - its mean over the batch / 2.
+    Barlow Twins and VICReg are not sums over images. Barlow Twins' loss is a function of the whole batch's
+    cross-correlation: it defines no loss of one image, so there is nothing of its own to choose by. VICReg's variance and
+    covariance terms are the batch's too, but its invariance term is per image, ``lambda a, b: (a - b).square().mean(-1)``, and is
+    what to choose by. For Barlow Twins the same function of standardised outputs is the nearest: its mean over the batch
+    is 2 - 2 (mean of the diagonal of the cross-correlation).
 
     Args:
         function: ``(out_a, out_b) -> (B,)``, floating point.
