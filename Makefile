@@ -1,7 +1,7 @@
 # make demo | test | lint | bench: each sets up what it needs, once; a change of setup.cfg installs again.
 PYTHON ?= python3
 VENV ?= .venv
-BENCHMARKS = $(filter-out __init__ common,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS = $(basename $(notdir $(shell grep -l __main__ benchmarks/*.py)))
 export OMP_NUM_THREADS ?= 2
 
 .PHONY: demo test lint bench
