@@ -375,8 +375,16 @@ def test_published_ibot_over_all_combinations_finds_the_optimum() -> None:
     student_cls, student_patch, teacher_cls, teacher_patch, masks = ibot_outputs(DINO_SLOTS)
     table = losses.ibot_table(student_cls, student_patch, teacher_cls, teacher_patch, masks, DINO_SLOTS, **IBOT)
     order = published.interleaved(2, 4)
-    parts = [[outputs[v] for v in order[:4]] for outputs in (student_patch, teacher_cls, teacher_patch, masks)]
-    indices, loss = published.published_ibot([student_cls[v] for v in order], *parts, 2, None, **IBOT)
+    indices, loss = published.published_ibot(
+        [student_cls[v] for v in order],
+        [student_patch[v] for v in order[:4]],
+        [teacher_cls[v] for v in order[:4]],
+        [teacher_patch[v] for v in order[:4]],
+        [masks[v] for v in order[:4]],
+        select_local=2,
+        limit=None,
+        **IBOT,
+    )
     ours = torch.tensor(order)[indices]
     assert torch.equal(ours, search.brute_force(table, DINO_SLOTS))
     assert torch.allclose(loss.double(), search.selection_loss(table, ours), atol=1e-5)
