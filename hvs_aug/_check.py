@@ -9,7 +9,17 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-__all__ = ["HVSError", "describe", "fail", "require", "require_fraction", "require_name"]
+__all__ = [
+    "HVSError",
+    "describe",
+    "fail",
+    "readable",
+    "require",
+    "require_floating",
+    "require_fraction",
+    "require_name",
+    "require_tensor",
+]
 
 
 class HVSError(ValueError):
@@ -70,3 +80,10 @@ def require_floating(value: Tensor, call: str) -> None:
     """Fail unless the tensor holds floating-point numbers."""
     if not torch.is_floating_point(value):
         fail(call, "a floating-point tensor", value)
+
+
+def readable(*tensors: Tensor) -> bool:
+    """Whether a check may look at these tensors' values: they are on the CPU, and neither traced nor stand-ins (FakeTensor)."""
+    if torch.compiler.is_compiling() or torch._guards.detect_fake_mode(tensors) is not None:
+        return False
+    return all(tensor.device.type == "cpu" for tensor in tensors)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .._check import fail, require
+from .._check import fail, readable, require
 
 __all__ = ["ImageBatch"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageBatch:
     """Raw images of different sizes on one canvas, each in its top-left corner.
 
@@ -21,6 +21,7 @@ class ImageBatch:
             :func:`hvs_aug.collate_images`, which is what the crop reads fastest. What lies outside an image is never sampled.
         sizes: ``(B, 2)`` int64, each image's true (height, width) in pixels.
         downscaled: how many of the images were larger than ``max_side`` and were reduced when they were collated.
+        skipped: the samples that could not be decoded and were left out, each as ``"name: reason"``.
 
     Raises:
         HVSError: if shapes or dtypes differ from these, or a size does not fit its canvas.
@@ -34,7 +35,8 @@ class ImageBatch:
 
     pixels: Tensor
     sizes: Tensor
-    downscaled: int = field(default=0, compare=False)
+    downscaled: int = 0
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         pixels, sizes = self.pixels, self.sizes
@@ -43,7 +45,7 @@ class ImageBatch:
         if not isinstance(sizes, Tensor) or sizes.shape != (len(pixels), 2) or sizes.dtype != torch.int64:
             fail("ImageBatch(sizes)", f"an int64 tensor of shape ({len(pixels)}, 2)", sizes)
         # Sizes are made and checked on the CPU; on a device a look at their values would make the host wait for it.
-        if sizes.device.type == "cpu" and not _is_fake(sizes) and len(sizes):
+        if len(sizes) and readable(sizes):
             canvas = torch.tensor(pixels.shape[-2:])
             require(
                 bool((sizes >= 1).all() and (sizes <= canvas).all()),
@@ -76,12 +78,8 @@ class ImageBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
         """Move the pixels; the sizes stay on the CPU, where crops are drawn."""
-        return ImageBatch(self.pixels.to(device, non_blocking=non_blocking), self.sizes, self.downscaled)
+        return replace(self, pixels=self.pixels.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> ImageBatch:
         """Copy the pixels to page-locked memory, from which they cross to a GPU without blocking; DataLoader calls this."""
-        return ImageBatch(self.pixels.pin_memory(), self.sizes, self.downscaled)
-
-
-def _is_fake(tensor: Tensor) -> bool:
-    return isinstance(tensor, torch._subclasses.fake_tensor.FakeTensor)
+        return replace(self, pixels=self.pixels.pin_memory())

@@ -8,11 +8,12 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._check import fail, require
+from .._check import fail, readable, require
 from ..data.batch import ImageBatch
 from ..ops import blur, color, crop, per_sample
 from .draw import draw_slot
@@ -58,7 +59,11 @@ class CandidateViews(nn.Module):
         require(len(self.slots) > 0, "CandidateViews(slots)", "at least one ViewSlot", "none")
         for slot in self.slots:
             require(isinstance(slot, ViewSlot), "CandidateViews(slots)", "ViewSlots", slot)
-            require(isinstance(slot.recipe, ViewRecipe), "ViewSlot(recipe)", "a ViewRecipe or a Kornia pipeline", slot.recipe)
+            known = isinstance(slot.recipe, (ViewRecipe, nn.Module))
+            require(known, "ViewSlot(recipe)", "a ViewRecipe or a Kornia pipeline", slot.recipe)
+        self.kornia = nn.ModuleDict(
+            {str(index): _kornia_pipeline(slot.recipe) for index, slot in enumerate(self.slots) if isinstance(slot.recipe, nn.Module)}
+        )
         self.compile_views = compile
         self._generator: torch.Generator | None = None
 
@@ -83,7 +88,7 @@ class CandidateViews(nn.Module):
         Returns:
             ViewParams of V views on the CPU: one seed gives the same views on every device.
         """
-        sizes = ImageBatch.of(images).sizes
+        batch = ImageBatch.of(images)
         generator = self._own_generator() if generator is None else generator
         require(
             isinstance(generator, torch.Generator) and generator.device.type == "cpu",
@@ -92,7 +97,12 @@ class CandidateViews(nn.Module):
             generator,
             "parameters are drawn on the CPU, so that one seed gives the same views on every device.",
         )
-        return ViewParams.concatenate([draw_slot(slot, index, sizes, generator) for index, slot in enumerate(self.slots)])
+        drawn = []
+        for index, slot in enumerate(self.slots):
+            kornia = self._kornia(index)
+            drawn.append(draw_slot(slot, index, batch.sizes, generator) if kornia is None else kornia.draw(slot, index, batch, generator))
+        params = ViewParams.concatenate(drawn)
+        return params if len(self.kornia) == 0 else _number_candidates(params, self.slots)
 
     def transform(self, images: ImageBatch | Tensor, params: ViewParams, scale: float = 1.0) -> list[Tensor]:
         """Render the views that the parameters describe.
@@ -119,7 +129,7 @@ class CandidateViews(nn.Module):
         known = all(0 <= slot < len(self.slots) for slot in params.slots) and list(params.slots) == sorted(params.slots)
         require(known, f"{call}(params)", f"views in the order of {len(self.slots)} slots", f"slots {params.slots}")
         require(scale > 0, f"{call}(scale)", "a positive fraction of the training size", scale)
-        if not params.sizes.is_cuda and not batch.sizes.is_cuda and not torch.compiler.is_compiling():
+        if readable(params.sizes, batch.sizes):
             require(
                 torch.equal(params.sizes, batch.sizes),
                 f"{call}(params)",
@@ -127,10 +137,15 @@ class CandidateViews(nn.Module):
                 "params of images of other sizes",
                 "draw them from the batch that is rendered: params = views.make_params(images).",
             )
+        given = params
         if batch.device.type != "cpu" or self.compile_views:
             params = params.to(batch.device, non_blocking=True)
         rendered = []
         for index, slot in enumerate(self.slots):
+            kornia = self._kornia(index)
+            if kornia is not None:
+                rendered.append(kornia.render(batch, given, index, scale))
+                continue
             of_slot = params.of_slot(index)
             size = max(1, round(slot.recipe.size * scale))
             _require_colours(slot.recipe, batch.pixels.shape[1])
@@ -162,12 +177,27 @@ class CandidateViews(nn.Module):
         """The slots, one a line."""
         return "\n".join(map(repr, self.slots))
 
+    def _kornia(self, index: int) -> Any:
+        return self.kornia[str(index)] if str(index) in self.kornia else None
+
     def _own_generator(self) -> torch.Generator:
         if self._generator is None:
             distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
             rank = torch.distributed.get_rank() if distributed else 0
             self._generator = torch.Generator().manual_seed((torch.initial_seed() + 0x9E3779B97F4A7C15 * (rank + 1)) % 2**63)
         return self._generator
+
+
+def _kornia_pipeline(pipeline: nn.Module) -> nn.Module:
+    from .kornia_pipeline import KorniaPipeline  # here, so that Kornia is imported only where it is used
+
+    return KorniaPipeline(pipeline)
+
+
+def _number_candidates(params: ViewParams, slots: Sequence[ViewSlot]) -> ViewParams:
+    from .kornia_pipeline import number_candidates
+
+    return number_candidates(params, slots)
 
 
 def render_batch(
