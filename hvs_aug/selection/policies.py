@@ -1,52 +1,106 @@
-"""Which selection of views to train on, given the table of losses: the hardest one, or another."""
+"""Which selection of views to train on, given the table of losses: the hardest one, or another.
+
+A policy is a function of the table that returns indices; one's own takes five lines:
+
+    def second_hardest(table, slots, *, params, step, generator):
+        losses = search.combination_losses(table, combinations := search.anchor_combinations(slots))
+        return combinations.to(table.device)[losses.topk(2, dim=0).indices[1]].t()
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
+from .._check import fail, require, require_fraction, require_name
 from ..views.params import ViewParams
 from ..views.recipe import ViewSlot
-from .losses.pair import slot_ranges
-from .search import exact
+from . import search
+from .losses.pair import require_positive, slot_ranges, without_local_pairs
 
-__all__ = ["Policy", "hardest", "random"]
+__all__ = [
+    "Policy",
+    "choose",
+    "easiest",
+    "hardest",
+    "min_iou",
+    "mixture",
+    "needs_table",
+    "random",
+    "schedule",
+    "semi_hard",
+    "softmax",
+    "warmup",
+    "with_search",
+]
 
 
 class Policy(Protocol):
-    """A function of the table that returns the candidates to keep, (S, B) int64, grouped by slot.
+    """A function of the table that returns the candidates to keep: (S, B) int64, grouped by slot.
 
-    A policy that never looks at the table may have the attribute ``needs_table = False``; the model is then not run.
-
-    Example:
-        >>> def second_pair(table, slots, *, params, step, generator):
-        ...     return torch.tensor([[2], [3]]).expand(2, table.shape[-1])
+    ``table`` is (V, V, B) (see :class:`hvs_aug.selection.losses.PairLoss`), or ``None`` for a policy with the attribute
+    ``needs_table = False``, for which the model is not run. ``params`` is what was drawn for all candidates, or ``None`` where
+    the repo rendered its own. Random numbers come from ``generator``, of the CPU: one seed gives one choice on every device.
     """
 
     def __call__(
-        self, table: Tensor, slots: Sequence[ViewSlot], *, params: ViewParams | None, step: int, generator: torch.Generator | None
+        self,
+        table: Tensor | None,
+        slots: Sequence[ViewSlot],
+        *,
+        params: ViewParams | None,
+        step: int,
+        generator: torch.Generator | None,
     ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
-class _Hardest:
-    def __call__(
-        self, table: Tensor, slots: Sequence[ViewSlot], *, params: ViewParams | None, step: int, generator: torch.Generator | None
-    ) -> Tensor:
-        return exact(table, slots)
+class _Call:
+    """The arguments of one call of a policy."""
+
+    table: Tensor | None
+    slots: Sequence[ViewSlot]
+    params: ViewParams | None
+    step: int
+    generator: torch.Generator | None
+
+    def scores(self, policy: object) -> Tensor:
+        """The table, which the policy cannot do without."""
+        if self.table is None:
+            fail(f"{policy!r}(table)", "a table of losses", "None")
+        return self.table
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Random numbers in [0, 1), drawn on the CPU and sent after the table without waiting."""
+        return torch.rand(shape, generator=self.generator).to(self.target[1], non_blocking=True)
+
+    @property
+    def target(self) -> tuple[int, torch.device]:
+        """The number of images, and where the indices are wanted: with the table, or else with the params."""
+        if self.table is not None:
+            return self.table.shape[-1], self.table.device
+        if self.params is None:
+            hint = "render the candidates with CandidateViews, or choose by the table: random(control=True)."
+            fail("policy(params)", "the params of the candidates, since there is no table", "None", hint)
+        return self.params.boxes.shape[1], self.params.boxes.device
 
 
-@dataclass(frozen=True)
-class _Random:
-    control: bool
+class _Policy(ABC):
+    """A policy that is shown as the call that makes it, and compared by its arguments."""
+
+    maker: ClassVar[str]
 
     @property
     def needs_table(self) -> bool:
-        return self.control
+        return True
 
     def __call__(
         self,
@@ -57,27 +111,346 @@ class _Random:
         step: int,
         generator: torch.Generator | None,
     ) -> Tensor:
-        batch, device = _target(table, params)
+        return self.pick(_Call(table, slots, params, step, generator))
+
+    @abstractmethod
+    def pick(self, call: _Call) -> Tensor:
+        """The indices (S, B)."""
+
+    def __repr__(self) -> str:
+        return f"{self.maker}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+
+@dataclass(frozen=True, repr=False)
+class _Searching(_Policy):
+    search: str = "exact"
+    limit: int = 128
+
+    def find(self, table: Tensor, call: _Call) -> Tensor:
+        if self.search == "sampled":
+            return search.sampled(table, call.slots, self.limit, call.generator)
+        return search.exact(table, call.slots)
+
+
+@dataclass(frozen=True, repr=False)
+class _Hardest(_Searching):
+    maker: ClassVar[str] = "hardest"
+    max_loss_quantile: float | None = None
+
+    def pick(self, call: _Call) -> Tensor:
+        table = call.scores(self)
+        if self.max_loss_quantile is not None:
+            table = _without_outliers(table, call.slots, self.max_loss_quantile)
+        return self.find(table, call)
+
+
+@dataclass(frozen=True, repr=False)
+class _Easiest(_Searching):
+    maker: ClassVar[str] = "easiest"
+
+    def pick(self, call: _Call) -> Tensor:
+        return self.find(-call.scores(self), call)
+
+
+@dataclass(frozen=True, repr=False)
+class _Random(_Policy):
+    maker: ClassVar[str] = "random"
+    control: bool
+
+    @property
+    def needs_table(self) -> bool:
+        return self.control
+
+    def pick(self, call: _Call) -> Tensor:
+        batch, device = call.target
         found = []
-        for span, slot in zip(slot_ranges(slots), slots, strict=True):
-            order = torch.rand(len(span), batch, generator=generator).argsort(0)
+        for span, slot in zip(slot_ranges(call.slots), call.slots, strict=True):
+            order = torch.rand(len(span), batch, generator=call.generator).argsort(0)
             found.append(order[: slot.select].sort(0).values + span.start)
         return torch.cat(found).to(device, non_blocking=True)
 
 
-def hardest() -> Policy:
-    """Keep the views with the highest loss (:func:`hvs_aug.selection.search.exact`)."""
-    return _Hardest()
+@dataclass(frozen=True, repr=False)
+class _Softmax(_Policy):
+    maker: ClassVar[str] = "softmax"
+    temperature: float
+
+    def pick(self, call: _Call) -> Tensor:
+        slots = call.slots
+        search.check_table("softmax", call.scores(self), slots)
+        logits = search.finite_or_lowest(call.scores(self)) / self.temperature
+        anchors = search.anchor_combinations(slots)
+        scores = search.combination_losses(logits, anchors)
+        for span, slot in search.local_spans(slots):
+            rows = max(1, (64 << 20) // (4 * (len(span) + 2 * slot.select) * max(1, scores.shape[1])))
+            parts = [search.anchor_gains(logits, span, block) for block in torch.split(anchors, rows)]
+            scores = scores + torch.cat([_log_weights(part.transpose(0, 1), slot.select)[0][slot.select] for part in parts])
+        gumbel = -torch.log(-torch.log(call.uniform(*scores.shape)))
+        best, choice = (scores + gumbel).max(0)
+        anchor = anchors.to(scores.device, non_blocking=True)[choice].t()
+        satellites = []
+        for span, slot in search.local_spans(slots):
+            gains = search.own_gains(logits, span, anchor)
+            satellites.append(_draw_subset(gains, slot.select, call.uniform(*gains.shape)))
+        found = search.assembled(slots, anchor, satellites)
+        return torch.where(best.isfinite(), found, search.first(scores[None], slots))
+
+
+@dataclass(frozen=True, repr=False)
+class _SemiHard(_Policy):
+    maker: ClassVar[str] = "semi_hard"
+    quantile: float
+    limit: int
+
+    def pick(self, call: _Call) -> Tensor:
+        table = call.scores(self)
+        search.check_table("semi_hard", table, call.slots)
+        combinations = search.draw_combinations(call.slots, self.limit, call.generator)
+        losses = search.combination_losses(search.finite_or_lowest(table), combinations)
+        finite = losses.isfinite().sum(0)
+        # -inf sorts first, so the finite losses are the last ones.
+        places = [len(losses) - count + math.floor(self.quantile * (count - 1)) if count else 0 for count in range(len(losses) + 1)]
+        place = torch.tensor(places).to(table.device, non_blocking=True)[finite]
+        wanted = losses.sort(dim=0).values.gather(0, place[None])
+        choice = (losses == wanted).to(torch.uint8).argmax(0)
+        found = combinations.to(table.device, non_blocking=True)[choice].t()
+        return torch.where(finite > 0, found, search.first(table, call.slots))
+
+
+@dataclass(frozen=True, repr=False)
+class _MinIoU(_Policy):
+    maker: ClassVar[str] = "min_iou"
+
+    @property
+    def needs_table(self) -> bool:
+        return False
+
+    def pick(self, call: _Call) -> Tensor:
+        if call.params is None:
+            fail("min_iou(params)", "the params of the candidates", "None", "render the candidates with CandidateViews.")
+        overlap = call.params.iou()
+        overlap.diagonal().zero_()
+        return search.exact(-without_local_pairs(overlap, call.slots), call.slots).to(call.target[1], non_blocking=True)
+
+
+@dataclass(frozen=True, repr=False)
+class _Mixture(_Policy):
+    maker: ClassVar[str] = "mixture"
+    p: float
+    policy: Policy
+
+    @property
+    def needs_table(self) -> bool:
+        return self.p > 0 and getattr(self.policy, "needs_table", True)
+
+    def pick(self, call: _Call) -> Tensor:
+        control = _Random(control=False).pick(call)
+        if self.p == 0:
+            return control
+        chosen = self.policy(call.table, call.slots, params=call.params, step=call.step, generator=call.generator)
+        return torch.where(call.uniform(control.shape[1]) < self.p, chosen, control)
+
+
+@dataclass(frozen=True, repr=False)
+class _Schedule(_Policy):
+    maker: ClassVar[str] = "schedule"
+    phases: Mapping[int, Policy]
+
+    @property
+    def needs_table(self) -> bool:
+        return any(getattr(policy, "needs_table", True) for policy in self.phases.values())
+
+    def at(self, step: int) -> Policy:
+        return self.phases[max(start for start in self.phases if start <= step)]
+
+    def pick(self, call: _Call) -> Tensor:
+        return self.at(call.step)(call.table, call.slots, params=call.params, step=call.step, generator=call.generator)
+
+
+def hardest(max_loss_quantile: float | None = None, *, search: str = "exact", limit: int = 128) -> Policy:
+    """Keep the views with the highest loss (:func:`hvs_aug.selection.search.exact`).
+
+    Args:
+        max_loss_quantile: a guard against outliers: no pair whose loss lies above this quantile of all pairs of the batch is
+            kept. An image with nothing else left gets the first candidates, which is as good as random.
+        search: ``"exact"``, or ``"sampled"`` for the best of ``limit`` random combinations.
+
+    Example:
+        >>> hardest(max_loss_quantile=0.95)
+        hardest(search='exact', limit=128, max_loss_quantile=0.95)
+    """
+    require_name(search, ("exact", "sampled"), "hardest(search)")
+    if max_loss_quantile is not None:
+        require_fraction(max_loss_quantile, "hardest(max_loss_quantile)")
+    return _Hardest(search, limit, max_loss_quantile)
+
+
+def easiest(*, search: str = "exact", limit: int = 128) -> Policy:
+    """Keep the views with the lowest loss; non-finite ones never win here either."""
+    require_name(search, ("exact", "sampled"), "easiest(search)")
+    return _Easiest(search, limit)
 
 
 def random(control: bool = True) -> Policy:
-    """Keep views at random: the control. With ``control=True`` the table is computed all the same, so that the cost is equal."""
+    """Keep views at random, without regard to their loss.
+
+    Args:
+        control: score all the same, so that the cost equals that of a choice by the table; ``False`` does not run the model.
+    """
     return _Random(control)
 
 
-def _target(table: Tensor | None, params: ViewParams | None) -> tuple[int, torch.device]:
-    """The number of images, and the device that the indices are wanted on: the table's, or else the parameters'."""
-    if table is not None:
-        return table.shape[-1], table.device
-    assert params is not None
-    return params.boxes.shape[1], params.boxes.device
+def softmax(temperature: float) -> Policy:
+    """Draw a selection in proportion to exp(loss / temperature), out of all selections; hardest as the temperature goes to 0.
+
+    Exact for several crops, too: an anchor (a choice of global views) is drawn by its weight summed over all its satellites, an
+    elementary symmetric polynomial of exp(gain / temperature); then the satellites, one after the other, by what is left of that
+    sum with each one taken or not. A non-finite selection has weight 0.
+
+    Raises:
+        HVSError: if the temperature is not above 0.
+    """
+    return _Softmax(require_positive(temperature, "softmax(temperature)"))
+
+
+def semi_hard(quantile: float, limit: int = 1024) -> Policy:
+    """Keep the selection at a quantile of the image's own selections by loss: 1 is the hardest, 0.5 the median, 0 the easiest.
+
+    Of n finite selections in ascending order it is number ``floor(quantile * (n - 1))``, and of equal ones the first. Where there
+    are more than ``limit`` selections, the quantile is that of ``limit`` random distinct ones.
+    """
+    require_fraction(quantile, "semi_hard(quantile)")
+    require(isinstance(limit, int) and limit >= 1, "semi_hard(limit)", "an integer of at least 1", limit)
+    return _SemiHard(float(quantile), limit)
+
+
+def min_iou() -> Policy:
+    """Keep the views whose crops overlap least, without running the model: the paper's baseline.
+
+    The sum of the IoU of all kept pairs is smallest, two local views being no pair, as in the losses.
+    Source: arXiv 2310.03940, the ablation of IoU-based selection.
+    """
+    return _MinIoU()
+
+
+def mixture(p: float, policy: Policy | None = None) -> Policy:
+    """For each image by ``policy`` (the hardest by default) with probability ``p``, else at random."""
+    require_fraction(p, "mixture(p)")
+    return _Mixture(float(p), hardest() if policy is None else policy)
+
+
+def warmup(steps: int, then: Policy | None = None) -> Policy:
+    """At random, without running the model, for so many steps; then by ``then`` (the hardest by default)."""
+    require(isinstance(steps, int) and steps >= 0, "warmup(steps)", "a number of steps", steps)
+    return schedule({0: random(control=False), steps: hardest() if then is None else then})
+
+
+def schedule(phases: Mapping[int, Policy]) -> Policy:
+    """One policy after the other: ``{first step: policy}``, beginning with step 0.
+
+    Example:
+        >>> policy = schedule({0: random(control=False), 1000: mixture(0.5), 5000: hardest()})
+        >>> needs_table(policy, step=999), needs_table(policy, step=1000)
+        (False, True)
+    """
+    right = isinstance(phases, Mapping) and 0 in phases and all(isinstance(step, int) and step >= 0 for step in phases)
+    require(right, "schedule(phases)", "a dict from first steps to policies, with step 0", phases)
+    return _Schedule(dict(phases))
+
+
+def needs_table(policy: Policy, step: int) -> bool:
+    """Whether a policy looks at the table in this step; if not, the model need not run."""
+    while isinstance(policy, _Schedule):
+        policy = policy.at(step)
+    return bool(getattr(policy, "needs_table", True))
+
+
+def with_search(policy: Policy, search: str, limit: int) -> Policy:
+    """The policy with another search in it, where it searches; the user's own are returned as they are."""
+    if isinstance(policy, _Searching):
+        return dataclasses.replace(policy, search=search, limit=limit)
+    if isinstance(policy, _Mixture):
+        return dataclasses.replace(policy, policy=with_search(policy.policy, search, limit))
+    if isinstance(policy, _Schedule):
+        return _Schedule({step: with_search(phase, search, limit) for step, phase in policy.phases.items()})
+    return policy
+
+
+def choose(
+    policy: Policy,
+    table: Tensor | None,
+    slots: Sequence[ViewSlot],
+    *,
+    params: ViewParams | None,
+    step: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Ask a policy, and check its answer: the shape always, the values on the CPU alone, since a device would be waited for.
+
+    Raises:
+        HVSError: if the indices are not (S, B) int64, or one is not of its slot's candidates, or comes twice.
+    """
+    indices = policy(table, slots, params=params, step=step, generator=generator)
+    selected, call = sum(slot.select for slot in slots), "HardPairSampler(policy)"
+    batch = table.shape[-1] if table is not None else params.boxes.shape[1] if params is not None else None
+    right = isinstance(indices, Tensor) and indices.dtype == torch.int64 and indices.ndim == 2 and len(indices) == selected
+    if not right or (batch is not None and indices.shape[1] != batch):
+        fail(call, f"int64 indices ({selected}, {'B' if batch is None else batch}), one row per kept view", indices)
+    if indices.device.type != "cpu" or isinstance(indices, FakeTensor) or torch.compiler.is_compiling():
+        return indices
+    row = 0
+    for span, slot in zip(slot_ranges(slots), slots, strict=True):
+        kept = indices[row : row + slot.select]
+        row += slot.select
+        if kept.numel() and not span.start <= int(kept.min()) <= int(kept.max()) < span.stop:
+            expected = f"indices from {span.start} to {span.stop - 1} for slot {slot.name!r}"
+            fail(call, expected, f"indices from {int(kept.min())} to {int(kept.max())}", "rows are grouped by slot, in slot order.")
+        if bool((kept.sort(0).values.diff(dim=0) == 0).any()):
+            fail(call, f"different candidates in the {slot.select} rows of slot {slot.name!r}", "one candidate twice")
+    return indices
+
+
+def _log_weights(gains: Tensor, select: int) -> list[Tensor]:
+    """For each i the logarithms of the summed weights of all subsets of the rows from i on, by size: (n, ...) -> (select + 1, ...).
+
+    A subset's weight is exp(sum of its gains); the sums are elementary symmetric polynomials, by the recurrence
+    e_j(with g) = e_j(without) + exp(g) e_(j - 1)(without).
+    """
+    weights = torch.full_like(gains[:1], -torch.inf).expand(select + 1, *gains.shape[1:]).clone()
+    weights[0] = 0
+    found = [weights]
+    for gain in reversed(gains.unbind(0)):
+        weights = torch.cat([weights[:1], torch.logaddexp(weights[1:], weights[:-1] + gain)])
+        found.append(weights)
+    return found[::-1]
+
+
+def _draw_subset(gains: Tensor, select: int, uniform: Tensor) -> Tensor:
+    """Draw ``select`` rows in each column, a subset in proportion to exp(sum of its gains): (n, B) -> (select, B), ascending."""
+    weights = _log_weights(gains, select)
+    left = torch.full_like(gains[0], select, dtype=torch.int64)
+    taken = []
+    for row, gain in enumerate(gains.unbind(0)):
+        without = weights[row + 1].gather(0, (left - 1).clamp_(min=0)[None])[0]
+        total = weights[row].gather(0, left[None])[0]
+        take = (uniform[row] < torch.exp(gain + without - total)) & (left > 0)
+        left = left - take.long()
+        taken.append(take)
+    return search.taken_indices(torch.stack(taken), select)
+
+
+def _without_outliers(table: Tensor, slots: Sequence[ViewSlot], quantile: float) -> Tensor:
+    """The table with NaN for the pairs above this quantile of all finite losses of pairs that can be kept together."""
+    owner = [(slot, number) for number, slot in enumerate(slots) for _ in range(slot.candidates)]
+    together = [
+        [
+            u < v and "global" in (first.role, second.role) and (one != other or first.select > 1)
+            for v, (second, other) in enumerate(owner)
+        ]
+        for u, (first, one) in enumerate(owner)
+    ]
+    pairs = torch.tensor(together).to(table.device, non_blocking=True)[..., None]
+    ordered = torch.where(pairs & table.isfinite(), table, torch.inf).flatten().sort().values
+    place = ((ordered.isfinite().sum() - 1).clamp_(min=0) * quantile).floor().long()
+    highest = ordered.gather(0, place[None])
+    return table.masked_fill((pairs | pairs.transpose(0, 1)) & (table > highest), torch.nan)

@@ -1,4 +1,8 @@
-"""Which views to keep: the exact optimum of a table of losses, or the best of some combinations drawn at random."""
+"""Which views to keep: the exact optimum of a table of losses, or the best of some combinations drawn at random.
+
+Everything that depends on the slots alone is made on the CPU and crosses without the host waiting; what depends on the table stays
+on its device, in shapes that are known beforehand.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,10 @@ from .._check import fail, require
 from ..views.recipe import ViewSlot
 from .losses.pair import slot_ranges
 
-__all__ = ["exact", "first", "selection_loss"]
+__all__ = ["exact", "first", "sampled", "selection_loss"]
 
 _MAX_ANCHORS = 20_000
+_BLOCK_BYTES = 64 << 20
 
 
 def exact(table: Tensor, slots: Sequence[ViewSlot], *, local_pairs: bool = False) -> Tensor:
@@ -50,7 +55,28 @@ def exact(table: Tensor, slots: Sequence[ViewSlot], *, local_pairs: bool = False
     finite = finite_or_lowest(table)
     anchors = anchor_combinations(slots)
     best, choice = anchor_losses(finite, slots, anchors).max(0)
-    found = with_satellites(finite, slots, anchors, choice)
+    found = with_satellites(finite, slots, anchors.to(table.device, non_blocking=True)[choice].t())
+    return torch.where(best.isfinite(), found, first(table, slots))
+
+
+def sampled(table: Tensor, slots: Sequence[ViewSlot], limit: int = 128, generator: torch.Generator | None = None) -> Tensor:
+    """Find for each image the best of ``limit`` random combinations of views: for losses between two local views, too.
+
+    The published way, but for two things: the combinations are distinct (see :func:`draw_combinations`), and where there are no
+    more than ``limit`` of them all are looked at. One draw serves the whole batch. Non-finite entries and ties as in :func:`exact`.
+
+    Shape: table (V, V, B) -> (S, B) int64, as :func:`exact`. Memory: one block of entries, 64 MiB.
+
+    Args:
+        generator: of the CPU; ``None`` for the global one.
+
+    Raises:
+        HVSError: if no slot is global, the table does not fit the slots, or ``limit`` is not positive.
+    """
+    check_table("search.sampled", table, slots)
+    combinations = draw_combinations(slots, limit, generator)
+    best, choice = combination_losses(finite_or_lowest(table), combinations).max(0)
+    found = combinations.to(table.device, non_blocking=True)[choice].t()
     return torch.where(best.isfinite(), found, first(table, slots))
 
 
@@ -103,45 +129,107 @@ def anchor_combinations(slots: Sequence[ViewSlot]) -> Tensor:
     return torch.tensor([[index for part in parts for index in part] for parts in kept])
 
 
+def draw_combinations(slots: Sequence[ViewSlot], limit: int, generator: torch.Generator | None = None) -> Tensor:
+    """Draw ``limit`` distinct ways to keep views, or take all where there are no more: (n, S) int64 on the CPU, in order.
+
+    The combinations are numbered in lexicographic order, the numbers cut into ``limit`` runs of (nearly) equal length, and one is
+    drawn uniformly from each run. So none comes twice, and each is as likely as any other.
+    """
+    require(isinstance(limit, int) and limit >= 1, "search.sampled(limit)", "an integer of at least 1", limit)
+    counts = [math.comb(slot.candidates, slot.select) for slot in slots]
+    total = math.prod(counts)
+    require(total < 1 << 62, "search.sampled(slots)", "fewer than 2 ** 62 combinations of views", f"{total:.2g}")
+    runs = min(limit, total)
+    bounds = torch.tensor([run * total // runs for run in range(runs + 1)])
+    lengths = bounds.diff()
+    offset = (torch.rand(runs, generator=generator, dtype=torch.float64) * lengths).long()
+    rank = bounds[:-1] + torch.minimum(offset, lengths - 1)
+    parts = []
+    for span, slot, count in zip(reversed(slot_ranges(slots)), reversed(slots), reversed(counts), strict=True):
+        parts.append(_combination(rank % count, slot.candidates, slot.select) + span.start)
+        rank = rank // count
+    return torch.cat(parts[::-1], 1)
+
+
+def _combination(rank: Tensor, candidates: int, select: int) -> Tensor:
+    """The combinations of these lexicographic numbers: (n,) -> (n, select), ascending."""
+    left = torch.full_like(rank, select)
+    taken = []
+    for index in range(candidates):
+        later = candidates - index - 1
+        # How many of the combinations that are still possible hold this index, for each number of views left to take.
+        counts = torch.tensor([math.comb(later, size - 1) if size else 0 for size in range(select + 1)])
+        holding = counts[left]
+        take = rank < holding
+        rank = torch.where(take, rank, rank - holding)
+        left = left - take.long()
+        taken.append(take)
+    return taken_indices(torch.stack(taken), select).t()
+
+
+def taken_indices(taken: Tensor, select: int) -> Tensor:
+    """The indices of the ``select`` rows that are True in each column: (n, B) bool -> (select, B), ascending."""
+    return taken.to(torch.uint8).sort(dim=0, descending=True, stable=True).indices[:select]
+
+
 def anchor_losses(table: Tensor, slots: Sequence[ViewSlot], anchors: Tensor) -> Tensor:
-    """The loss of each anchor with the best satellites for it: (n, B). Walked in blocks of anchors, so memory is bounded."""
-    local = [(span, slot.select) for span, slot in zip(slot_ranges(slots), slots, strict=True) if slot.role == "local"]
-    kept = anchors.shape[1]
-    largest = max([kept * (kept + 1) // 2, *(len(span) for span, _ in local)])
-    height = max(1, (64 << 20) // (4 * largest * max(1, table.shape[-1])))
-    blocks = []
-    for block in torch.split(anchors, height):
-        losses = combination_losses(table, block)
-        for span, select in local:
-            part = table[:, span.start : span.stop]
-            gains = part[span.start : span.stop].diagonal().t().expand(len(block), -1, -1)
-            for anchor in block.to(table.device, non_blocking=True).unbind(1):
-                gains = gains + part[anchor]
-            losses = losses + gains.topk(select, dim=1, sorted=False).values.sum(1)
-        blocks.append(losses)
-    return torch.cat(blocks)
+    """The loss of each anchor with the best satellites for it: (n, B). Memory: one block of gains, 64 MiB."""
+    losses = combination_losses(table, anchors)
+    for span, slot in local_spans(slots):
+        height = max(1, _BLOCK_BYTES // (4 * len(span) * max(1, table.shape[-1])))
+        best = [anchor_gains(table, span, block).topk(slot.select, dim=1).values.sum(1) for block in torch.split(anchors, height)]
+        losses = losses + torch.cat(best)
+    return losses
+
+
+def anchor_gains(table: Tensor, span: range, anchors: Tensor) -> Tensor:
+    """What each local view of one slot adds to each anchor: (n, G) anchors on the CPU -> (n, len(span), B)."""
+    part = table[:, span.start : span.stop]
+    gains = part[span.start : span.stop].diagonal().t().expand(len(anchors), -1, -1)
+    for anchor in anchors.to(table.device, non_blocking=True).unbind(1):
+        gains = gains + part[anchor]
+    return gains
+
+
+def own_gains(table: Tensor, span: range, anchor: Tensor) -> Tensor:
+    """What each local view of one slot adds to each image's own anchor: (G, B) -> (len(span), B)."""
+    part = table[:, span.start : span.stop]
+    return part[span.start : span.stop].diagonal().t() + part.gather(0, anchor[:, None].expand(-1, len(span), -1)).sum(0)
 
 
 def combination_losses(table: Tensor, combinations: Tensor) -> Tensor:
-    """The loss of every image on each combination of views: (n, S) int64 on the CPU -> (n, B)."""
+    """The loss of every image on each combination of views: (n, S) int64 on the CPU -> (n, B). Memory: one block, 64 MiB."""
     upper = torch.triu_indices(combinations.shape[1], combinations.shape[1])
     pairs = combinations[:, upper[0]] * len(table) + combinations[:, upper[1]]
-    entries = table.flatten(0, 1).index_select(0, pairs.flatten().to(table.device, non_blocking=True))
-    return entries.view(*pairs.shape, table.shape[-1]).sum(1)
+    entries, batch = table.flatten(0, 1), table.shape[-1]
+    blocks = []
+    for block in torch.split(pairs, max(1, _BLOCK_BYTES // (4 * pairs.shape[1] * max(1, batch)))):
+        block = block.to(table.device, non_blocking=True)
+        blocks.append(entries.index_select(0, block.flatten()).view(*block.shape, batch).sum(1))
+    return torch.cat(blocks)
 
 
-def with_satellites(table: Tensor, slots: Sequence[ViewSlot], anchors: Tensor, choice: Tensor) -> Tensor:
-    """The chosen anchor of each image, ``choice`` (B,), and the best satellites for it, in the order of the slots: (S, B)."""
-    anchor = anchors.to(table.device, non_blocking=True)[choice].t()
-    found, column = [], 0
+def local_spans(slots: Sequence[ViewSlot]) -> list[tuple[range, ViewSlot]]:
+    """The local slots, each with the indices of its candidates."""
+    return [(span, slot) for span, slot in zip(slot_ranges(slots), slots, strict=True) if slot.role == "local"]
+
+
+def with_satellites(table: Tensor, slots: Sequence[ViewSlot], anchor: Tensor) -> Tensor:
+    """Each image's anchor, (G, B), and the best satellites for it: (S, B)."""
+
+    def best(gains: Tensor, select: int) -> Tensor:
+        return gains.sort(dim=0, descending=True, stable=True).indices[:select].sort(dim=0).values
+
+    return assembled(slots, anchor, [best(own_gains(table, span, anchor), slot.select) for span, slot in local_spans(slots)])
+
+
+def assembled(slots: Sequence[ViewSlot], anchor: Tensor, satellites: Sequence[Tensor]) -> Tensor:
+    """Each image's anchor (G, B) and the places of its satellites in each local slot (select, B), in slot order: (S, B)."""
+    found, column, left = [], 0, list(satellites)
     for span, slot in zip(slot_ranges(slots), slots, strict=True):
         if slot.role == "global":
             found.append(anchor[column : column + slot.select])
             column += slot.select
-            continue
-        part = table[:, span.start : span.stop]
-        index = anchor[:, None].expand(-1, len(span), -1)
-        gains = part[span.start : span.stop].diagonal().t() + part.gather(0, index).sum(0)
-        order = gains.sort(dim=0, descending=True, stable=True).indices
-        found.append(order[: slot.select].sort(dim=0).values + span.start)
+        else:
+            found.append(left.pop(0) + span.start)
     return torch.cat(found)

@@ -71,7 +71,7 @@ class PairLoss(ABC):
             fail(f"{call}(teacher)", "a teacher's outputs of the global slots", "None", "pass teacher= to HardPairSampler.")
         with torch.no_grad(), torch.autocast(first.device.type, enabled=False):
             table = self._table(student_slots, teacher_slots, slots, extras or {})
-            return table if self.local_pairs else _without_local_pairs(table, slots)
+            return table if self.local_pairs else without_local_pairs(table, slots)
 
     @abstractmethod
     def _table(
@@ -175,7 +175,7 @@ def _check(call: str, outputs: SlotOutputs, slots: Sequence[ViewSlot], like: Ten
     return like
 
 
-def _without_local_pairs(table: Tensor, slots: Sequence[ViewSlot]) -> Tensor:
+def without_local_pairs(table: Tensor, slots: Sequence[ViewSlot]) -> Tensor:
     """Set the entries of two different local views to 0, in place."""
     local = [span for span, slot in zip(slot_ranges(slots), slots, strict=True) if slot.role == "local"]
     for rows in local:
