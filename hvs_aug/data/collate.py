@@ -1,0 +1,191 @@
+"""A collate_fn for raw images of any kind and size: one canvas per batch, made in the worker, as uint8 where that is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import default_collate, get_worker_info
+
+from .._check import describe, fail, require
+from .batch import ImageBatch
+from .decode import decode_image, downscale, from_pil, reduced_size, to_unit_range
+
+__all__ = ["Undecodable", "collate_images"]
+
+_IMAGE_KEYS = ("image", "img", "pixel_values")
+_NO_TRANSFORM = "give the dataset no transform that makes views or normalises; hvs_aug.CandidateViews does both on the device."
+
+
+@dataclass(frozen=True)
+class Undecodable:
+    """What a dataset returns in an image's place when its file cannot be decoded: collate_images leaves that sample out.
+
+    Attributes:
+        name: the file.
+        reason: why, in one line.
+    """
+
+    name: str
+    reason: str
+
+
+def collate_images(samples: Sequence[Any], *, max_side: int | None = 1024, channels: int = 3) -> Any:
+    """Collate samples of raw images into the same structure with one ImageBatch in the images' place.
+
+    A sample is an image alone, a tuple or list whose first element is the image, or a dict with the image under ``"image"``,
+    ``"img"`` or ``"pixel_values"``. Everything else in it goes through ``torch.utils.data.default_collate``, untouched.
+    An image is a PIL image of any mode, a NumPy array, a tensor or tv_tensor, or an encoded file (bytes, bytearray, a
+    one-dimensional uint8 tensor or array; see :func:`hvs_aug.data.decode_image`). Samples whose image is an
+    :class:`Undecodable` are left out, and named in ``ImageBatch.skipped``. Set the arguments with ``functools.partial``.
+
+    Shape: NumPy (H, W, C) or (H, W), tensors (C, H, W) or (H, W) -> ``ImageBatch.pixels`` (B, C, max H, max W), channels-last.
+    Convention: uint8 if every image is, else float32 in [0, 1] (uint16 and I;16 are divided by 65535). PIL images and encoded
+        files are converted to ``channels`` and turned upright by EXIF; arrays and tensors must have that many channels.
+        An image whose longer side exceeds ``max_side`` is reduced to it, antialiased, and counted in ``ImageBatch.downscaled``.
+    Raises: HVSError for an unknown sample or image type, a size of 0, another number of channels, floating-point values outside
+        [0, 1], a file that does not decode, and a batch of which nothing is left.
+
+    Example:
+        >>> import torch
+        >>> images, labels = collate_images([(torch.zeros(3, 8, 6), 0), (torch.ones(3, 4, 9), 1)])
+        >>> images.pixels.shape, images.sizes.tolist(), labels
+        (torch.Size([2, 3, 8, 9]), [[8, 6], [4, 9]], tensor([0, 1]))
+    """
+    require(isinstance(channels, int) and channels >= 1, "collate_images(channels)", "a count of at least 1", channels)
+    require(max_side is None or max_side >= 1, "collate_images(max_side)", "a number of pixels of at least 1, or None", max_side)
+    require(isinstance(samples, Sequence) and len(samples) > 0, "collate_images(samples)", "a list of at least one sample", samples)
+    key = _image_key(samples[0])
+    raw = [_image_of(sample, key, type(samples[0]), index) for index, sample in enumerate(samples)]
+    skipped = tuple(f"{image.name}: {image.reason}" for image in raw if isinstance(image, Undecodable))
+    if skipped:
+        require(
+            len(skipped) < len(samples),
+            "collate_images(samples)",
+            "at least one image that decodes",
+            f"{len(skipped)} that do not; the first is {skipped[0]}",
+        )
+        samples = [sample for sample, image in zip(samples, raw, strict=True) if not isinstance(image, Undecodable)]
+        raw = [image for image in raw if not isinstance(image, Undecodable)]
+
+    images = []
+    downscaled = 0
+    for index, (sample, image) in enumerate(zip(samples, raw, strict=True)):
+        pixels, reduced = _to_pixels(image, channels, max_side, _name(sample, index))
+        images.append(pixels)
+        downscaled += reduced
+    batch = _to_canvas(images, downscaled, skipped)
+
+    first = samples[0]
+    if key is None:
+        return batch
+    if isinstance(first, Mapping):
+        return {name: batch if name == key else default_collate([sample[name] for sample in samples]) for name in first}
+    rest = [default_collate(list(column)) for column in list(zip(*samples, strict=True))[1:]]
+    if hasattr(first, "_fields"):
+        return type(first)(batch, *rest)
+    return [batch, *rest] if isinstance(first, list) else (batch, *rest)
+
+
+def _image_key(sample: Any) -> str | int | None:
+    """Return where a sample holds its image: a dict's key, the index 0, or None where the sample is the image."""
+    if isinstance(sample, Mapping):
+        for key in _IMAGE_KEYS:
+            if key in sample:
+                return key
+        fail(
+            "collate_images(samples)",
+            f"dict samples with the image under {', '.join(map(repr, _IMAGE_KEYS))}",
+            f"the keys {', '.join(map(repr, sample))}",
+            "rename the image's key in the dataset.",
+        )
+    return 0 if isinstance(sample, (tuple, list)) and sample else None
+
+
+def _image_of(sample: Any, key: str | int | None, kind: type, index: int) -> Any:
+    alike = isinstance(sample, kind) if key is not None else not isinstance(sample, (tuple, list, Mapping))
+    if not alike or (isinstance(key, str) and key not in sample) or (key == 0 and not len(sample)):
+        fail(f"collate_images(samples[{index}])", f"the structure of samples[0], a {kind.__name__}", sample)
+    return sample if key is None else sample[key]
+
+
+def _name(sample: Any, index: int) -> str:
+    """Name a sample for an error message, with the path or other text that it carries."""
+    fields = sample.values() if isinstance(sample, Mapping) else sample if isinstance(sample, (tuple, list)) else ()
+    words = [field for field in fields if isinstance(field, str)]
+    return f"collate_images(samples[{index}]{''.join(f', {word}' for word in words)})"
+
+
+def _to_pixels(image: Any, channels: int, max_side: int | None, name: str) -> tuple[Tensor, bool]:
+    """Turn one image of any kind into (C, H, W), uint8 or float32 in [0, 1], and say whether it was reduced."""
+    # hvs_aug.data.RawImages marks what it reduced itself.
+    reduced = getattr(image, "downscaled", False) is True
+    if isinstance(image, np.ndarray):
+        image = _from_array(image, name)
+    if isinstance(image, Tensor) and image.ndim == 1 and image.dtype == torch.uint8:
+        image = image.contiguous().numpy().data
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return decode_image(image, channels, max_side, name)
+    if isinstance(image, Image.Image):
+        try:
+            pixels = from_pil(image, channels, name)
+        except OSError as error:  # opened by the dataset, read only now
+            fail(name, "an image that PIL can read to its end", str(error))
+    elif isinstance(image, Tensor) and image.ndim in (2, 3):
+        pixels = image.detach().as_subclass(Tensor)
+        pixels = pixels[None] if pixels.ndim == 2 else pixels
+    else:
+        hint = _NO_TRANSFORM if isinstance(image, (list, tuple, Tensor)) else None
+        got = f"a {type(image).__name__} of {len(image)}" if isinstance(image, (list, tuple)) else describe(image)
+        expected = "a PIL image, an array (H, W, C) or (H, W), a tensor (C, H, W) or (H, W), or the bytes of an image file"
+        fail(name, expected, got, hint)
+
+    _, height, width = pixels.shape
+    require(height > 0 and width > 0, name, "a height and a width of at least 1", f"{height} x {width}")
+    if len(pixels) != channels:
+        hint = f"pass channels={len(pixels)}, as in functools.partial(collate_images, channels={len(pixels)})"
+        if channels in pixels.shape[1:] and isinstance(image, Tensor):
+            hint += "; tensors are (C, H, W), NumPy arrays (H, W, C)"
+        fail(name, f"{channels} channels", f"{len(pixels)} in an image of shape {tuple(pixels.shape)}", hint + ".")
+    if pixels.dtype != torch.uint8:
+        pixels = to_unit_range(pixels, name)
+    if max_side is not None and max(height, width) > max_side:
+        return downscale(pixels, reduced_size(height, width, max_side)), True
+    return pixels, reduced
+
+
+def _from_array(image: np.ndarray[Any, Any], name: str) -> Tensor:
+    if image.dtype.kind not in "uf" or image.dtype.itemsize > (2 if image.dtype.kind == "u" else 8):
+        fail(name, "a uint8, uint16 or floating-point array", f"a {image.dtype} array of shape {image.shape}")
+    # Torch takes neither negative strides nor foreign byte orders, and warns of read-only memory.
+    writable = np.require(image, dtype=image.dtype.newbyteorder("="), requirements=("C", "W"))
+    pixels = torch.from_numpy(writable)
+    return pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels
+
+
+def _to_canvas(images: list[Tensor], downscaled: int, skipped: tuple[str, ...]) -> ImageBatch:
+    sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64)
+    height, width = sizes.amax(0).tolist()
+    exact = all(image.dtype == torch.uint8 for image in images)
+    shape = (len(images), height, width, len(images[0]))
+    canvas = _zeros(shape, torch.uint8 if exact else torch.float32)
+    for place, image in zip(canvas, images, strict=True):
+        image = image if exact or image.dtype != torch.uint8 else to_unit_range(image)
+        place[: image.shape[1], : image.shape[2]].copy_(image.permute(1, 2, 0))
+    return ImageBatch(canvas.permute(0, 3, 1, 2), sizes, downscaled, skipped)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return zeros; in a worker process, in shared memory, which spares the copy of the whole batch on its way out."""
+    if get_worker_info() is None:
+        return torch.zeros(shape, dtype=dtype)
+    size = dtype.itemsize * int(np.prod(shape))
+    # Fresh shared memory is zero; torch.utils.data.default_collate allocates its own batches by the same call.
+    storage_type: Any = torch.UntypedStorage
+    storage: torch.UntypedStorage = storage_type._new_shared(size)
+    return torch.empty(0, dtype=dtype).set_(storage).view(shape)
