@@ -31,8 +31,8 @@ class CandidateViews(nn.Module):
     same parameters give the same views, bit for bit, at any size. Nothing drawn is kept on the module.
 
     On a CPU the views are rendered one by one (:mod:`hvs_aug.ops.per_sample`), on ``torch.get_num_threads()`` threads; elsewhere as
-    one batch, with masks. Both give the same views: the crop within one grey level, as the CPU's uint8 resize is a fixed-point one,
-    and all that follows within 1e-5.
+    one batch, with masks. Both give the same views: the crop of a uint8 image within one gray level (1.6 for bicubic), as the CPU's
+    resize is torch's fixed-point one, and all that follows within 1e-5.
 
     Args:
         slots: one :class:`ViewSlot`, or several; DINO has three.
@@ -61,9 +61,8 @@ class CandidateViews(nn.Module):
             require(isinstance(slot, ViewSlot), "CandidateViews(slots)", "ViewSlots", slot)
             known = isinstance(slot.recipe, (ViewRecipe, nn.Module))
             require(known, "ViewSlot(recipe)", "a ViewRecipe or a Kornia pipeline", slot.recipe)
-        self.kornia = nn.ModuleDict(
-            {str(index): _kornia_pipeline(slot.recipe) for index, slot in enumerate(self.slots) if isinstance(slot.recipe, nn.Module)}
-        )
+        pipelines = {str(index): slot.recipe for index, slot in enumerate(self.slots) if isinstance(slot.recipe, nn.Module)}
+        self.kornia = nn.ModuleDict({name: _kornia_pipeline(pipeline) for name, pipeline in pipelines.items()})
         self.compile_views = compile
         self._generator: torch.Generator | None = None
 
@@ -100,7 +99,10 @@ class CandidateViews(nn.Module):
         drawn = []
         for index, slot in enumerate(self.slots):
             kornia = self._kornia(index)
-            drawn.append(draw_slot(slot, index, batch.sizes, generator) if kornia is None else kornia.draw(slot, index, batch, generator))
+            if kornia is None:
+                drawn.append(draw_slot(slot, index, batch.sizes, generator))
+            else:
+                drawn.append(kornia.draw(slot, index, batch, generator))
         params = ViewParams.concatenate(drawn)
         return params if len(self.kornia) == 0 else _number_candidates(params, self.slots)
 
@@ -178,7 +180,7 @@ class CandidateViews(nn.Module):
         return "\n".join(map(repr, self.slots))
 
     def _kornia(self, index: int) -> Any:
-        return self.kornia[str(index)] if str(index) in self.kornia else None
+        return dict(self.kornia.items()).get(str(index))
 
     def _own_generator(self) -> torch.Generator:
         if self._generator is None:

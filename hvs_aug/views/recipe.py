@@ -107,7 +107,7 @@ class ViewSlot:
     SimCLR is one slot (4 choose 2); DINO is three: global-1 (2 choose 1), global-2 (2 choose 1), local (16 choose 8).
 
     Attributes:
-        recipe: a :class:`ViewRecipe`, or a Kornia ``AugmentationSequential`` (see ``hvs_aug.integrations.kornia``).
+        recipe: a :class:`ViewRecipe`, or a Kornia pipeline (see :class:`hvs_aug.views.kornia_pipeline.KorniaPipeline`).
         candidates: how many views are drawn for each image.
         select: how many of them are kept.
         name: what reports call it.
