@@ -34,7 +34,12 @@ from hvs_aug import CandidateViews, collate_images
 from hvs_aug.data.decode import decode_image
 from hvs_aug.views.presets import preset_slots
 
-SIZES = {"simclr32": ("simclr-sthalles", 32), "simclr96": ("simclr-sthalles", 96), "simclr224": ("simclr", 224), "dino": ("dino", 224)}
+SIZES = {
+    "simclr32": ("simclr-sthalles", 32),
+    "simclr96": ("simclr-sthalles", 96),
+    "simclr224": ("simclr", 224),
+    "dino": ("dino", 224),
+}
 
 ONE_ORDER = {"kornia", "dali", "torchaug"}
 """Libraries that apply brightness, contrast, saturation and hue to a whole batch in one order."""
@@ -89,7 +94,9 @@ def run_batches(make: Callable[[Sequence[Any]], Any], rounds: Rounds, batch_size
     return run
 
 
-def run_one_by_one(makes: Sequence[Callable[[Tensor], Any]], counts: Sequence[int], rounds: Rounds, batch_size: int) -> Callable[[], None]:
+def run_one_by_one(
+    makes: Sequence[Callable[[Tensor], Any]], counts: Sequence[int], rounds: Rounds, batch_size: int
+) -> Callable[[], None]:
     """A contestant that takes one image at a time, in this process; its views are stacked into batches as a loader would."""
     turns = iter(rounds)
 
@@ -105,7 +112,9 @@ def run_one_by_one(makes: Sequence[Callable[[Tensor], Any]], counts: Sequence[in
 class WorkerRun:
     """A contestant in worker processes, kept alive from one round to the next."""
 
-    def __init__(self, images: Sequence[Tensor], make: Any, plan: contestants.Plan, rounds: Rounds, batch_size: int, workers: int) -> None:
+    def __init__(
+        self, images: Sequence[Tensor], make: Any, plan: contestants.Plan, rounds: Rounds, batch_size: int, workers: int
+    ) -> None:
         self.order = RoundOrder(len(images), rounds.per_round)
         dataset = contestants.ViewsOfPhotographs(images, make, plan)
         self.loader = DataLoader(
@@ -132,7 +141,9 @@ class RoundOrder(torch.utils.data.Sampler[int]):
         return self.per_round
 
 
-def line_up(workload: str, jpegs: list[bytes], decoded: list[Tensor], per_round: int, batch_size: int, threads: int) -> dict[str, Any]:
+def line_up(
+    workload: str, jpegs: list[bytes], decoded: list[Tensor], per_round: int, batch_size: int, threads: int
+) -> dict[str, Any]:
     """All contestants of a workload whose library is installed."""
     plan = plan_of(workload)
     counts = [count for _, count in plan]
@@ -219,6 +230,7 @@ def shares_of_operations(decoded: list[Tensor]) -> list[dict[str, Any]]:
 
 def decoding(jpegs: list[bytes]) -> list[dict[str, Any]]:
     """Decoding alone: torchvision's decoder behind collate_images against PIL, and the bytes that cross to the device."""
+
     def pil() -> None:
         for jpeg in jpegs:
             Image.open(io.BytesIO(jpeg)).convert("RGB").load()
@@ -228,7 +240,9 @@ def decoding(jpegs: list[bytes]) -> list[dict[str, Any]]:
             decode_image(jpeg)
 
     batch = collate_images(list(jpegs))
-    seconds = interleave({"decode ours": ours, "decode PIL": pil, "collate ours": lambda: collate_images(list(jpegs))}, repeats=7, warmup=1)
+    seconds = interleave(
+        {"decode ours": ours, "decode PIL": pil, "collate ours": lambda: collate_images(list(jpegs))}, repeats=7, warmup=1
+    )
     rows = [
         {"workload": "decode", "contestant": name, **summarise(times), "images_per_s": len(jpegs) / summarise(times)["median"]}
         for name, times in seconds.items()

@@ -1,7 +1,7 @@
 """The libraries that make views, each as its users would set it up, all drawing from the ranges of one ViewRecipe.
 
-Each function returns ``make(image) -> list of views`` or, for the batched ones, ``make(images) -> list of batches``. None of them is a
-dependency of hvs_aug: a library that is not installed is left out of the table, and said so.
+Each function returns ``make(image) -> view`` or, for the batched ones, ``make(images) -> list of batches``. None of them is a dependency
+of hvs_aug: a library that is not installed is left out of the table, and said so.
 """
 
 from __future__ import annotations
@@ -174,7 +174,13 @@ def torchaug(recipe: ViewRecipe, count: int) -> Callable[[Tensor], Tensor]:
         T.RandomResizedCrop(recipe.size, recipe.scale, recipe.ratio, recipe.interpolation, num_chunks=-1, batch_transform=True),
         T.RandomHorizontalFlip(recipe.flip_prob, batch_transform=True),
         T.RandomColorJitter(
-            recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue, p=recipe.jitter_prob, num_chunks=-1, batch_transform=True
+            recipe.brightness,
+            recipe.contrast,
+            recipe.saturation,
+            recipe.hue,
+            p=recipe.jitter_prob,
+            num_chunks=-1,
+            batch_transform=True,
         ),
         T.RandomGrayscale(recipe.gray_prob, batch_transform=True),
         T.RandomGaussianBlur(recipe.blur_kernel, recipe.blur_sigma, p=recipe.blur_prob, batch_transform=True),

@@ -34,7 +34,10 @@ class Traffic(TorchDispatchMode):
 
 
 def count_kernels(slot: ViewSlot, images: int, height: int = 375, width: int = 500) -> dict[str, float]:
-    """Kernels per batch and bytes per view of one slot's candidates, uncompiled, and the least bytes: pixels read once, views written once."""
+    """Kernels per batch and bytes per view of one slot's candidates, uncompiled.
+
+    The least bytes are those of every source pixel read once, and every view written once.
+    """
     views = CandidateViews(slot)
     sizes = torch.tensor([[height, width]]).expand(images, 2)
     pixels = torch.zeros(1, dtype=torch.uint8).expand(images, 3, height, width)

@@ -58,7 +58,7 @@ def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
 
     Shape: images ``(n, C, h, w)`` in [0, 1], C 1 or 3; factors ``(n, 4)`` (identity 1, 1, 1, 0); order ``(n, 4)`` int64,
         ``order[:, i]`` the factor applied i-th -> as images, clamped to [0, 1] after each.
-    Source: torchvision v2 ``ColorJitter``: brightness blends with black, contrast with the mean gray, saturation with the gray image.
+    Source: torchvision v2 ``ColorJitter``: brightness blends with black, contrast with the mean gray, saturation with the gray.
     """
     for step in range(4):
         operation = order[:, step]

@@ -52,8 +52,8 @@ def crop_resize(pixels: Tensor, boxes: Tensor, flips: Tensor, size: int, interpo
     """Crop V boxes from every image and resize them, antialiased, mirrored where ``flips`` says so.
 
     Shape: pixels ``(B, C, H, W)`` uint8 or floating point; boxes ``(V, B, 4)``; flips ``(V, B)`` bool
-        -> ``(V, B, C, size, size)`` float32 in [0, 1]. Bicubic overshoots are clamped for uint8, as torchvision clamps them, and left
-        for floating point, as torchvision leaves them.
+        -> ``(V, B, C, size, size)`` float32 in [0, 1]. Bicubic overshoots are clamped for uint8, as torchvision clamps them, and
+        left for floating point, as torchvision leaves them.
     Convention: box = (top, left, height, width) in source pixels, half-open.
     Source: torchvision transforms.v2.functional.resized_crop, antialias=True.
     """

@@ -81,8 +81,8 @@ class CandidateViews(nn.Module):
 
         Args:
             images: the raw images; only their number and sizes are looked at.
-            generator: a CPU generator. By default the module's own, which starts from ``torch.initial_seed()`` and, in a distributed
-                run, the rank; the global random state is never touched.
+            generator: a CPU generator. By default the module's own, which starts from ``torch.initial_seed()`` and the rank; the
+                global random state is never touched.
 
         Returns:
             ViewParams of V views on the CPU: one seed gives the same views on every device.
@@ -118,7 +118,7 @@ class CandidateViews(nn.Module):
             One tensor for each slot, ``(views, B, C, size, size)`` float32, normalised, on the images' device.
 
         Raises:
-            HVSError: if the params are of other images or slots, or a recipe has colour operations that these channels do not define.
+            HVSError: if the params are of other images or slots, or a recipe draws colour operations that these channels do not define.
         """
         batch = ImageBatch.of(images)
         call = "CandidateViews.transform"
@@ -283,7 +283,7 @@ def _scaled_blur(recipe: ViewRecipe, size: int) -> tuple[int, float]:
 
 
 def _require_colours(recipe: ViewRecipe, channels: int) -> None:
-    hint = "make a recipe for such images: dataclasses.replace(recipe, ...) with these fields at 0, and mean and std of their channels."
+    hint = "make a recipe for such images: dataclasses.replace(recipe, ...), with these at 0 and a mean and std of their channels."
     if recipe.mean is not None and len(recipe.mean) != channels:
         fail("ViewRecipe(mean)", f"one mean for each of the images' {channels} channels", f"{len(recipe.mean)}", hint)
     if channels == 3:
