@@ -9,24 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from .._check import fail
-from .scoring import Output, find_modules, map_output
+from .scoring import Output, autocast_dtype, find_modules, map_output
 
 __all__ = ["ReusedTeacher", "Serving", "fingerprint"]
 
 _CALL = "HardPairSampler.reuse(teacher)"
 
 
-def fingerprint(modules: Sequence[nn.Module], device: torch.device) -> tuple[object, ...]:
+def fingerprint(modules: Sequence[nn.Module], dtype: torch.dtype | None) -> tuple[object, ...]:
     """What a teacher's outputs depend on beside its input: its weights, as storages and versions, and the autocast dtype.
 
     A write through ``.data`` leaves no mark in a version: a step that updates its teacher so *between* selection and the
     teacher's forward must not reuse (DINO's, iBOT's and BYOL's update it at the end of the step).
     """
-    enabled = torch.is_autocast_enabled(device.type)
     weights = (value for module in modules for value in (*module.parameters(), *module.buffers()))
-    return (enabled and torch.get_autocast_dtype(device.type), *((value.data_ptr(), value._version) for value in weights))
+    return (dtype, *((value.data_ptr(), value._version) for value in weights))
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,16 @@ class ReusedTeacher:
         self._modules = find_modules(teacher)
         self._parameters = [value for module in self._modules for value in module.parameters()]
         for module in (inner for root in self._modules for inner in root.modules()):
-            if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats):
+            batch = isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats)
+            chance = module.training and (
+                (isinstance(module, _DropoutNd) and module.p > 0) or (getattr(module, "drop_prob", None) or 0) > 0
+            )
+            if batch or chance:
                 fail(
                     _CALL,
-                    "a teacher whose output of a view does not depend on the rest of the batch",
+                    "a teacher whose output of a view depends on nothing but the view",
                     f"{type(module).__name__} in training mode",
-                    "its statistics over all candidates differ from those over the winners; call teacher.eval() if that is right.",
+                    "a second forward would give other numbers; call teacher.eval() if that is right for the method.",
                 )
 
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> Any:
@@ -93,7 +97,7 @@ class ReusedTeacher:
         outputs = [output for view in views if (output := serving.find(view)) is not None]
         if not outputs or len(outputs) < len(views):
             return None
-        if fingerprint(self._modules, serving.views[0].device) != serving.fingerprint:
+        if fingerprint(self._modules, autocast_dtype(serving.views[0].device)) != serving.fingerprint:
             return None
         return outputs[0] if len(outputs) == 1 else map_output(lambda *values: torch.cat(values), *outputs)
 

@@ -20,10 +20,10 @@ from ..views.candidates import CandidateViews
 from ..views.params import ViewParams
 from ..views.recipe import ViewSlot
 from .losses import CallableLoss, PairLoss
-from .policies import hardest
+from .policies import Policy, choose, hardest, needs_table, with_search
 from .reuse import ReusedTeacher, Serving, fingerprint
-from .scoring import Output, by_view, find_modules, forward_slots, map_output, untraced
-from .search import selection_loss
+from .scoring import Output, autocast_dtype, by_view, find_modules, forward_slots, map_output, untraced
+from .search import refuse_local_pairs, selection_loss
 from .slots import (
     checked_candidates,
     chosen_extras,
@@ -147,7 +147,7 @@ class HardPairSampler:
         views: CandidateViews | ViewSlot | Sequence[ViewSlot],
         *,
         teacher: Callable[..., Any] | None = None,
-        policy: Callable[..., Tensor] | None = None,
+        policy: Policy | None = None,
         score_scale: float = 1.0,
         chunk: int | None = None,
         autocast: torch.dtype | None = None,
@@ -167,6 +167,10 @@ class HardPairSampler:
         _require_positive(every, "HardPairSampler(every)")
         for name, share in (("score_scale", score_scale), ("fraction", fraction)):
             require(_is_number(share) and 0 < share <= 1, f"HardPairSampler({name})", "a number in (0, 1]", share)
+        if token_keep is not None:
+            require(
+                _is_number(token_keep) and 0 < token_keep <= 1, "HardPairSampler(token_keep)", "a fraction in (0, 1]", token_keep
+            )
         require_name(buffers, ("restore", "update"), "HardPairSampler(buffers)")
         require_name(search, ("exact", "sampled"), "HardPairSampler(search)")
         if autocast not in (None, torch.float32, torch.bfloat16, torch.float16):
@@ -190,7 +194,11 @@ class HardPairSampler:
         else:
             self.slots = (views,) if isinstance(views, ViewSlot) else tuple(views)
             self.views = None if any(slot.recipe is None for slot in self.slots) else CandidateViews(self.slots)
-        self.policy: Callable[..., Tensor] = policy if policy is not None else hardest()
+        self.policy = hardest() if policy is None else policy
+        if search == "exact":
+            refuse_local_pairs("HardPairSampler", self.slots, self.loss.local_pairs)
+        else:
+            self.policy = with_search(self.policy, search, limit)
         self.score_scale = score_scale
         self.chunk = chunk
         self.autocast = autocast
@@ -345,8 +353,8 @@ class HardPairSampler:
         unscored = torch.full((images,), float("nan"), device=device)
         if all(slot.candidates == slot.select for slot in self.slots) or step % self.every:
             return _Choice(first, unscored, nothing)
-        if not getattr(self.policy, "needs_table", True):
-            indices = self.policy(None, self.slots, params=params, step=step, generator=self.generator)
+        if not needs_table(self.policy, step):
+            indices = choose(self.policy, None, self.slots, params=params, step=step, generator=self.generator)
             clock("search")
             return _Choice(indices.to(device), unscored, nothing)
         count = math.floor(self.fraction * images + 0.5)
@@ -393,7 +401,7 @@ class HardPairSampler:
         return outputs, teacher_outputs, table
 
     def _judged(self, table: Tensor, params: ViewParams | None, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        indices = self.policy(table, self.slots, params=params, step=step, generator=self.generator)
+        indices = choose(self.policy, table, self.slots, params=params, step=step, generator=self.generator)
         nonfinite = (~torch.isfinite(table)).flatten(0, 1).any(0).sum()
         return indices, selection_loss(table, indices), nonfinite
 
@@ -408,7 +416,7 @@ class HardPairSampler:
                 for value, slot in zip(choice.teacher_outputs, self.slots, strict=True)
                 for view in range(slot.select)
             ]
-            mark = fingerprint(find_modules(self._reused.teacher), views[0].device)
+            mark = fingerprint(find_modules(self._reused.teacher), autocast_dtype(views[0].device, self.autocast))
             self._serving = Serving(views, [view._version for view in views], outputs, mark)
         return HardViews(
             views,

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._check import describe, fail, require
 
-__all__ = ["Output", "find_modules", "forward_slots", "map_output", "untraced"]
+__all__ = ["Output", "autocast_dtype", "by_view", "find_modules", "forward_slots", "map_output", "untraced"]
 
 Output: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 """What a model returns for n images: tensors whose first axis is n. As a slot's output, the leading axes are (v, B)."""
@@ -153,12 +153,16 @@ class _Buffers:
 def _precision(device: torch.device, autocast: torch.dtype | None) -> Iterator[None]:
     """Autocast in the caller's dtype or the one given. Its cache is off: a weight that is cast without gradients must not be what
     the training forward finds there, since it would then not be trained (releases of PyTorch differ in whether it is cached)."""
-    enabled = torch.is_autocast_enabled(device.type)
-    dtype = torch.get_autocast_dtype(device.type)
-    if autocast is not None:
-        enabled, dtype = autocast != torch.float32, autocast
-    with torch.autocast(device.type, dtype=dtype if enabled else None, enabled=enabled, cache_enabled=False):
+    dtype = autocast_dtype(device, autocast)
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None, cache_enabled=False):
         yield
+
+
+def autocast_dtype(device: torch.device, override: torch.dtype | None = None) -> torch.dtype | None:
+    """The dtype that a forward is cast to, ``None`` where it is not: the caller's, or the one given, float32 for none."""
+    if override is not None:
+        return None if override == torch.float32 else override
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
 @contextmanager

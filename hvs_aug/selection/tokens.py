@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,6 @@ class TokenKeep:
     """
 
     def __init__(self, modules: Iterable[nn.Module], keep: float, generator: torch.Generator | None = None) -> None:
-        require(0 < keep <= 1, _CALL, "a fraction in (0, 1]", keep)
         inner = list(dict.fromkeys(module for root in modules for module in root.modules()))
         if any(isinstance(module, torch._dynamo.eval_frame.OptimizedModule) for module in inner):
             hint = "pass model=compiled._orig_mod; it shares its weights."
@@ -57,7 +57,10 @@ class TokenKeep:
         """Drop tokens in the forwards inside, the same for row r and row r + batch of an input."""
         self._batch = batch
         self._drawn.clear()
-        hooks = [_first_block(backbone).register_forward_pre_hook(self._hook(backbone)) for backbone in self.backbones]
+        hooks = [
+            _first_block(backbone).register_forward_pre_hook(partial(self._drop, prefix=_prefix(backbone)))
+            for backbone in self.backbones
+        ]
         try:
             yield
         finally:
@@ -68,9 +71,13 @@ class TokenKeep:
         """Say which rows the next forward has; ``forward_slots`` calls this before each."""
         self._start = start
 
-    def _hook(self, backbone: nn.Module) -> _Hook:
-        prefix = getattr(backbone, "num_prefix_tokens", None)
-        return _Hook(self, 1 if prefix is None else int(prefix))
+    def _drop(self, block: nn.Module, arguments: tuple[Tensor, ...], prefix: int) -> tuple[Tensor, ...]:
+        """A forward pre-hook: take the kept tokens out of ``(n, prefix + patches, width)``."""
+        tokens = arguments[0]
+        patches = tokens[:, prefix:]
+        rows = self.rows(patches.shape[1], len(patches), patches.device)
+        kept = patches.gather(1, rows[..., None].expand(-1, -1, patches.shape[2]))
+        return (torch.cat([tokens[:, :prefix], kept], dim=1), *arguments[1:])
 
     def rows(self, tokens: int, count: int, device: torch.device) -> Tensor:
         """The kept patch tokens of ``count`` images from the current start: ``(count, kept)`` int64, ascending."""
@@ -84,17 +91,10 @@ class TokenKeep:
         return drawn[images]
 
 
-class _Hook:
-    def __init__(self, owner: TokenKeep, prefix: int) -> None:
-        self.owner = owner
-        self.prefix = prefix
-
-    def __call__(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        tokens = arguments[0]
-        patches = tokens[:, self.prefix :]
-        rows = self.owner.rows(patches.shape[1], len(patches), patches.device)
-        kept = patches.gather(1, rows[..., None].expand(-1, -1, patches.shape[2]))
-        return (torch.cat([tokens[:, : self.prefix], kept], dim=1), *arguments[1:])
+def _prefix(backbone: nn.Module) -> int:
+    """How many class and register tokens come first: timm says, the repos' networks have one."""
+    count = getattr(backbone, "num_prefix_tokens", None)
+    return 1 if count is None else int(count)
 
 
 def _first_block(backbone: nn.Module) -> nn.Module:

@@ -308,6 +308,30 @@ def test_a_policy_without_a_table_runs_no_model() -> None:
     assert len(hard.views) == 2
 
 
+def test_a_sampled_search_finds_the_hardest_of_few_combinations() -> None:
+    exact, sampled = sampler_of()(images()), sampler_of(search="sampled", limit=6)(images())
+    assert torch.equal(exact.indices, sampled.indices)  # there are no more than six
+    few = sampler_of(search="sampled", limit=2)(images())
+    assert few.loss.sum() < exact.loss.sum()
+    assert "sampled" in repr(sampler_of(search="sampled"))
+
+
+def test_local_views_with_a_loss_of_their_own_need_a_sampled_search() -> None:
+    loss = NTXentLoss(temperature=0.5)
+    loss.local_pairs = True
+    with pytest.raises(HVSError, match='search="sampled"'):
+        sampler_of(crops(), loss=loss)
+    sampler_of(crops(), loss=loss, search="sampled")
+
+
+def test_a_policy_that_answers_wrongly_is_refused() -> None:
+    def wrong(table, slots, *, params, step, generator):
+        return torch.zeros(3, table.shape[-1], dtype=torch.int64)
+
+    with pytest.raises(HVSError, match=r"HardPairSampler\(policy\)"):
+        sampler_of(policy=wrong)(images())
+
+
 def test_a_scorer_stands_in_for_the_model() -> None:
     model, scorer = Counted(nn.Flatten()), Counted(nn.Flatten())
     hard = sampler_of(model=model, scorer=scorer)(images())
