@@ -1,0 +1,31 @@
+"""The methods by name."""
+
+from __future__ import annotations
+
+import torch
+
+from .._check import require_name
+from .methods import BYOL, Method, SimCLR, SimSiam
+from .networks import build_encoder
+from .self_distillation import DINO, IBOT
+
+__all__ = ["METHODS", "build_method"]
+
+METHODS: dict[str, type[Method]] = {"simclr": SimCLR, "simsiam": SimSiam, "byol": BYOL, "dino": DINO, "ibot": IBOT}
+
+
+def build_method(name: str, size: int, channels: int = 3, encoder: str | None = None, seed: int = 0) -> Method:
+    """Build a method with networks for views of that many pixels; its first weights depend on the seed alone.
+
+    Raises: HVSError for an unknown method or encoder, with the closest one that is known, or an encoder that the method cannot use.
+
+    Example:
+        >>> build_method("simclr", size=32).encode(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 128])
+    """
+    require_name(name, METHODS, "build_method(name)")
+    kind = METHODS[name]
+    encoder = encoder if encoder is not None else kind.default_encoders[size >= 64]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return kind(build_encoder(encoder, size, channels))

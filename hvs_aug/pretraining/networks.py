@@ -1,0 +1,183 @@
+"""The networks of the commands: a small ResNet, a small vision transformer that can mask patches, and the heads on top."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import warnings
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .._check import fail, require, require_name
+
+__all__ = ["ENCODERS", "PrototypeHead", "SmallResNet", "VisionTransformer", "average", "build_encoder", "mlp", "teacher_of"]
+
+
+class SmallResNet(nn.Module):
+    """A ResNet of three stages with one basic block each (8 layers with the stem and a head), for images of about 32 pixels.
+
+    Shape: (n, channels, h, w) -> (n, 4 * width).
+    Source: He et al., arXiv 1512.03385, section 4.2 (the CIFAR ResNets, n = 1); pre-activation as in arXiv 1603.05027.
+    """
+
+    def __init__(self, width: int = 32, channels: int = 3) -> None:
+        super().__init__()
+        self.features = 4 * width
+        self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.stages = nn.Sequential(_Block(width, width, 1), _Block(width, 2 * width, 2), _Block(2 * width, 4 * width, 2))
+        self.norm = nn.BatchNorm2d(4 * width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.relu(self.norm(self.stages(self.stem(images)))).mean((2, 3))
+
+
+class _Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(outputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.skip = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if inputs != outputs or stride != 1 else None
+
+    def forward(self, maps: Tensor) -> Tensor:
+        active = F.relu(self.norm1(maps))
+        skipped = maps if self.skip is None else self.skip(active)
+        return cast("Tensor", skipped + self.conv2(F.relu(self.norm2(self.conv1(active)))))
+
+
+class VisionTransformer(nn.Module):
+    """timm's vision transformer, with a mask token, for views of any size that is a multiple of the patch.
+
+    Shape: images (n, channels, h, w), masks (n, h / patch, w / patch) bool or none -> the [CLS] token (n, features) and the patch
+        tokens (n, patches, features), both normalised. Where a mask is True the patch's embedding is the mask token.
+    Source: ViT, arXiv 2010.11929; the mask token, iBOT, arXiv 2111.07832, section 3.1.
+    """
+
+    def __init__(self, size: int, patch: int, width: int, depth: int, heads: int, channels: int = 3) -> None:
+        super().__init__()
+        try:
+            from timm.models.vision_transformer import VisionTransformer as TimmTransformer
+        except ImportError:
+            fail("VisionTransformer()", "timm, which carries the transformer", "no such package", "pip install 'hvs_aug[demo]'")
+        require(size % patch == 0, "VisionTransformer(size)", f"a multiple of the patch's {patch} pixels", size)
+        self.features, self.patch = width, patch
+        self.body = TimmTransformer(
+            img_size=size,
+            patch_size=patch,
+            in_chans=channels,
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            num_classes=0,
+            dynamic_img_size=True,
+        )
+        self.mask_token = nn.Parameter(torch.zeros(width))
+
+    def forward(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        body = self.body
+        tokens = body.patch_embed(images)  # (n, rows, columns, width), as dynamic_img_size has it
+        if masks is not None:
+            tokens = torch.where(masks[..., None], self.mask_token.to(tokens.dtype), tokens)
+        tokens = body.norm(body.blocks(body._pos_embed(tokens)))
+        return tokens[:, 0], tokens[:, 1:]
+
+
+class PrototypeHead(nn.Module):
+    """DINO's head: an MLP to a bottleneck, L2-normalised, and cosines with weight-normalised prototypes.
+
+    Shape: (..., features) -> (..., prototypes).
+    Source: DINO, arXiv 2104.14294, appendix C (3 layers, GELU, bottleneck of 256, the prototypes' norm fixed at 1).
+    """
+
+    def __init__(self, features: int, prototypes: int, hidden: int, bottleneck: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+        )
+        for module in self.mlp:
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        self.prototypes = nn.Parameter(torch.randn(prototypes, bottleneck))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(F.normalize(self.mlp(features), dim=-1), F.normalize(self.prototypes, dim=-1))
+
+
+def mlp(*widths: int, last_norm: bool = False) -> nn.Sequential:
+    """Linear layers of these widths with BatchNorm and ReLU between them; ``last_norm`` ends with an affine-free BatchNorm."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(widths[:-1]):
+        layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
+    layers.append(nn.Linear(widths[-2], widths[-1], bias=not last_norm))
+    if last_norm:
+        layers.append(nn.BatchNorm1d(widths[-1], affine=False))
+    return nn.Sequential(*layers)
+
+
+def teacher_of(student: nn.Module) -> nn.Module:
+    """A copy of the student that gradients do not reach."""
+    teacher = copy.deepcopy(student)
+    for weight in teacher.parameters():
+        weight.requires_grad_(False)
+    return teacher
+
+
+@torch.no_grad()
+def average(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Move the teacher's weights towards the student's, in place: ``momentum * teacher + (1 - momentum) * student``."""
+    own: list[Tensor] = list(teacher.parameters())
+    theirs: list[Tensor] = list(student.parameters())
+    torch._foreach_lerp_(own, theirs, 1 - momentum)
+
+
+def _resnet(name: str) -> Callable[[int, int], nn.Module]:
+    def build(size: int, channels: int) -> nn.Module:
+        import torchvision
+
+        network = getattr(torchvision.models, name)(weights=None)
+        small = size < 64
+        if small or channels != 3:  # SimCLR, arXiv 2002.05709, appendix B.9: 3x3 stem of stride 1, no pooling, for CIFAR
+            kernel, stride, padding = (3, 1, 1) if small else (7, 2, 3)
+            network.conv1 = nn.Conv2d(channels, 64, kernel, stride, padding, bias=False)
+            network.maxpool = nn.Identity() if small else network.maxpool
+        network.features, network.fc = network.fc.in_features, nn.Identity()
+        return cast("nn.Module", network)
+
+    return build
+
+
+def _transformer(width: int, depth: int, heads: int) -> Callable[[int, int], nn.Module]:
+    return lambda size, channels: VisionTransformer(size, patch_of(size), width, depth, heads, channels)
+
+
+def patch_of(size: int) -> int:
+    """The side of a patch: 16 pixels from 64 on, as in DINO; below that 4, so that a view has tokens enough."""
+    return 16 if size >= 64 else 4
+
+
+ENCODERS: dict[str, Callable[[int, int], nn.Module]] = {
+    "resnet8": lambda size, channels: SmallResNet(32, channels),
+    "resnet8-narrow": lambda size, channels: SmallResNet(16, channels),
+    "resnet18": _resnet("resnet18"),
+    "resnet50": _resnet("resnet50"),
+    "vit-micro": _transformer(128, 4, 4),
+    "vit-tiny": _transformer(192, 12, 3),  # DeiT, arXiv 2012.12877, table 1
+    "vit-small": _transformer(384, 12, 6),
+}
+"""Networks by name, each built from the views' size and the images' channels; ``.features`` is the width of what they return."""
+
+
+def build_encoder(name: str, size: int, channels: int = 3) -> Any:
+    """Build one of ``ENCODERS`` for views of that many pixels.
+
+    Raises: HVSError for an unknown name, with the closest one that is known.
+    """
+    require_name(name, ENCODERS, "build_encoder(name)")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="timm")
+        return ENCODERS[name](size, channels)
