@@ -17,11 +17,16 @@ from typing import Any
 import torch
 
 
+@functools.cache
 def install() -> None:
     """Put the stand-ins in their places, once."""
     _install_missing_modules()
-    torch.load = functools.partial(torch.load, weights_only=False)  # the repos' checkpoints hold their argparse.Namespace
-    torch.hub.list = _offline(torch.hub.list)  # main_dino.py asks GitHub for XCiT's names while it parses its arguments
+    # The repos' checkpoints hold their argparse.Namespace; main_dino.py asks GitHub for XCiT's names while it parses its arguments.
+    for owner, name, stand_in in (
+        (torch, "load", functools.partial(torch.load, weights_only=False)),
+        (torch.hub, "list", _offline(torch.hub.list)),
+    ):
+        setattr(owner, name, stand_in)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning)
     if not torch.cuda.is_available():
@@ -61,19 +66,24 @@ def _offline(function: Any) -> Any:
 
 
 def _install_cpu() -> None:
-    for kind in (torch.Tensor, torch.nn.Module):
-        kind.cuda = _stay  # type: ignore[method-assign, assignment]
-    for name in ("synchronize", "set_device", "manual_seed_all"):
-        setattr(torch.cuda, name, _nothing)
-    torch.cuda.device_count = lambda: 1
-    # SimSiam spawns a process for each GPU; the one there is stays in this one.
-    torch.multiprocessing.spawn = lambda function, nprocs=1, args=(), **_: function(0, *args)
-    torch.tensor = _on_cpu(torch.tensor)
-    torch.nn.SyncBatchNorm.convert_sync_batchnorm = classmethod(lambda cls, module, *_: module)  # type: ignore[method-assign, assignment]
-    parallel = torch.nn.parallel.DistributedDataParallel
-    parallel.__init__ = _without(parallel.__init__, "device_ids")  # type: ignore[method-assign]
+    parallel: Any = torch.nn.parallel.DistributedDataParallel
     start = torch.distributed.init_process_group
-    torch.distributed.init_process_group = lambda backend=None, **options: start("gloo", **options)
+    stand_ins: list[tuple[Any, str, Any]] = [
+        (torch.Tensor, "cuda", _stay),
+        (torch.nn.Module, "cuda", _stay),
+        (torch, "tensor", _on_cpu(torch.tensor)),
+        (torch.cuda, "synchronize", _nothing),
+        (torch.cuda, "set_device", _nothing),
+        (torch.cuda, "manual_seed_all", _nothing),
+        (torch.cuda, "device_count", lambda: 1),
+        # SimSiam spawns a process for each GPU; the one there is stays in this one.
+        (torch.multiprocessing, "spawn", lambda function, nprocs=1, args=(), **_: function(0, *args)),
+        (torch.nn.SyncBatchNorm, "convert_sync_batchnorm", staticmethod(_stay)),
+        (parallel, "__init__", _without(parallel.__init__, "device_ids")),
+        (torch.distributed, "init_process_group", lambda backend=None, **options: start("gloo", **options)),
+    ]
+    for owner, name, stand_in in stand_ins:
+        setattr(owner, name, stand_in)
     defaults = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
@@ -91,6 +101,7 @@ def _on_cpu(function: Any) -> Any:
     def made(*arguments: Any, **options: Any) -> Any:
         return function(*arguments, **(options | {"device": "cpu"} if options.get("device") == "cuda" else options))
 
+    torch.jit._builtins._register_builtin(made, "aten::tensor")  # what torch.tensor is to scripted functions
     return made
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import random
 import runpy
@@ -13,25 +14,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torchvision import datasets
 
 import hvs_aug
-from examples import cpu_compat
+from hvs_aug.selection import policies
 
 
 def main() -> None:
     """Fix what the repos leave unseeded, count the losses, and run the script as ``__main__``."""
     losses, overrides, script = Path(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
-    cpu_compat.install()
+    sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+    importlib.import_module("cpu_compat").install()
     if overrides.pop("policy", None) == "random":
-        overrides["policy"] = hvs_aug.random_views()
+        overrides["policy"] = policies.random()
     if overrides:
         hvs_aug.wrap = functools.partial(hvs_aug.wrap, **overrides)
     datasets.STL10 = _photographs
     random.seed(0)
-    np.random.seed(0)
     torch.manual_seed(0)
     record: list[float] = []
     backward = torch.Tensor.backward
@@ -40,7 +40,7 @@ def main() -> None:
         record.append(float(self))
         backward(self, *arguments, **options)
 
-    torch.Tensor.backward = recorded  # type: ignore[method-assign]
+    setattr(torch.Tensor, "backward", recorded)  # noqa: B010
     sys.argv = [str(script), *sys.argv[4:]]
     sys.path.insert(0, str(script.parent))
     runpy.run_path(str(script), run_name="__main__")

@@ -1,0 +1,223 @@
+"""HardViewLoader: a loader of raw images becomes a loader of hard views, in the structure that a training loop consumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, SupportsIndex, overload
+
+import torch
+from torch import Tensor
+
+from .._check import HVSError, describe, fail, require
+from ..data.batch import ImageBatch
+from ..selection.sampler import HardPairSampler, HardViews
+from ..selection.scoring import find_modules
+
+__all__ = ["HardViewLoader", "ViewIndexError", "ViewList"]
+
+_RAW = "give the DataLoader's dataset no transform, and collate_fn=hvs_aug.collate_images."
+_NO_BATCH = object()
+
+
+class ViewIndexError(HVSError, IndexError):
+    """A training loop asked for a view that no slot selects."""
+
+
+class ViewList(list[Tensor]):
+    """The selected views of a batch; an index past them says how many there are, and what decides that."""
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Tensor | list[Tensor]:
+        try:
+            return super().__getitem__(index)
+        except IndexError:
+            message = (
+                f"HardViewLoader: expected a view index below {len(self)}, the number of views that are selected, got {index!r}.\n"
+                "  hint: the slots' `select` decides it; make them return as many views as the training loop uses."
+            )
+        raise ViewIndexError(message)
+
+
+class HardViewLoader:
+    """Wrap a loader of raw images, choose the hard views of every batch, and yield them in the images' place.
+
+    A batch of the inner loader is an ImageBatch (or a uint8 tensor ``(B, C, H, W)``), or a tuple, list or dict that has one; the
+    batch that is yielded has the list of S views ``(B, C, h, w)`` there instead and everything else as it was. An element that is
+    a list with one tensor for each global candidate, under the name that the loss's ``model_extras`` gives it (iBOT's masks),
+    is passed to the sampler, and the winners' tensors are yielded in its place.
+
+    ``len``, ``.dataset``, ``.sampler``, ``.batch_size`` and every other attribute are the inner loader's. On a GPU the next raw
+    batch crosses on a stream of its own while the training step runs.
+
+    Args:
+        loader: the inner loader, any iterable.
+        sampler: chooses the views; kept as ``.hard_pairs``.
+        device: where the views are made; by default that of the sampler's model.
+        batch_format: a function ``(hard_views, batch)`` that makes the batch to yield, for loops that want another structure.
+
+    Attributes:
+        last: the HardViews of the batch that was yielded last.
+
+    Raises:
+        HVSError: if a batch holds no raw images.
+    """
+
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        sampler: HardPairSampler,
+        device: torch.device | str | None = None,
+        batch_format: Callable[[HardViews, Any], Any] | None = None,
+    ) -> None:
+        require(isinstance(loader, Iterable), "HardViewLoader(loader)", "an iterable of batches", loader)
+        require(isinstance(sampler, HardPairSampler), "HardViewLoader(sampler)", "a HardPairSampler", sampler)
+        self.loader: Any = loader
+        self.hard_pairs = sampler
+        self.device = _model_device(sampler) if device is None else torch.device(device)
+        self.batch_format = batch_format
+        self.last: HardViews | None = None
+
+    def __len__(self) -> int:
+        """The inner loader's number of batches; TypeError where it has none."""
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "loader":  # not yet set, as while unpickling
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.device is None or self.device.type != "cuda":
+            for batch in self._moved():
+                yield self._chosen(batch)
+            return
+        batches = self._moved()
+        batch = next(batches, _NO_BATCH)
+        while batch is not _NO_BATCH:
+            chosen = self._chosen(batch)
+            # The next batch is asked for while the device is busy with this one.
+            batch = next(batches, _NO_BATCH)
+            yield chosen
+
+    def __repr__(self) -> str:
+        return f"HardViewLoader({self.loader!r}, {self.hard_pairs!r})"
+
+    def _moved(self) -> Iterator[Any]:
+        """The inner loader's batches, their images on the device."""
+        device = self.device
+        make_stream: Any = torch.cuda.Stream
+        stream = make_stream(device) if device is not None and device.type == "cuda" else None
+        for number, batch in enumerate(self.loader):
+            key = _locate(batch)
+            if number == 0:
+                _require_raw(_images(batch, key))
+            if device is None:
+                yield batch
+                continue
+            with torch.cuda.stream(stream):  # without one, as on the CPU, this does nothing
+                moved = _replaced(batch, key, lambda images: images.to(device, non_blocking=True))
+            if stream is not None:
+                current = torch.cuda.current_stream(device)
+                current.wait_stream(stream)
+                _pixels(_images(moved, key)).record_stream(current)
+            yield moved
+
+    def _chosen(self, batch: Any) -> Any:
+        key = _locate(batch)
+        places = self._extra_places(batch, key)
+        extras = {name: torch.stack(list(batch[place])) for name, place in places.items()}
+        views = self.last = self.hard_pairs(_images(batch, key), extras or None)
+        if self.batch_format is not None:
+            return self.batch_format(views, batch)
+        formatted = _replaced(batch, key, lambda _: ViewList(views.views))
+        for name, place in places.items():
+            formatted = _replaced(formatted, place, partial(_unbind, views.extras[name]))
+        return formatted
+
+    def _extra_places(self, batch: Any, key: Any) -> dict[str, Any]:
+        """Where the batch has what the loss passes to the model, by name: lists with one tensor for each global candidate."""
+        names: Sequence[str] = getattr(self.hard_pairs.loss, "model_extras", ())
+        if not names:
+            return {}
+        if isinstance(batch, Mapping):
+            return {name: name for name in names if name in batch}
+        slots = self.hard_pairs.slots
+        counts = {sum(slot.candidates for slot in slots), sum(slot.candidates for slot in slots if slot.role == "global")}
+
+        def fits(element: Any) -> bool:
+            listed = isinstance(element, (list, tuple)) and len(element) in counts
+            return listed and all(isinstance(part, Tensor) for part in element)
+
+        places = [place for place, element in enumerate(batch if key is not None else ()) if place != key and fits(element)]
+        if len(places) < len(names):
+            fail(
+                "HardViewLoader(loader)",
+                f"batches with {' and '.join(names)} for each of the {min(counts)} global candidates",
+                f"{len(places)} such lists",
+                "the dataset draws one for each view that its transform returns; with hvs_aug.wrap, one for each candidate.",
+            )
+        return dict(zip(names, places, strict=False))
+
+
+def _model_device(sampler: HardPairSampler) -> torch.device | None:
+    for module in find_modules(sampler.model, sampler.teacher):
+        for weight in module.parameters():
+            return weight.device
+    return None
+
+
+def _locate(batch: Any) -> Any:
+    """The index or key of the raw images in a batch; None where the batch is nothing else."""
+    if isinstance(batch, (ImageBatch, Tensor)):
+        return None
+    items: list[tuple[Any, Any]] = []
+    if isinstance(batch, (tuple, list)):
+        items = list(enumerate(batch))
+    elif isinstance(batch, Mapping):
+        items = list(batch.items())
+    batches = [key for key, value in items if isinstance(value, ImageBatch)]
+    places = batches or [key for key, value in items if isinstance(value, Tensor) and value.ndim == 4]
+    if places:
+        return places[0]
+    inside = ", ".join(f"{len(value)} tensors" if isinstance(value, list) else describe(value) for _, value in items[:3])
+    got = f"a {type(batch).__name__} of {inside}" if items else describe(batch)
+    fail("HardViewLoader(loader)", "batches with an ImageBatch or a tensor (B, C, H, W) of raw images", got, _RAW)
+
+
+def _images(batch: Any, key: Any) -> ImageBatch | Tensor:
+    images: ImageBatch | Tensor = batch if key is None else batch[key]
+    return images
+
+
+def _pixels(images: ImageBatch | Tensor) -> Tensor:
+    return images.pixels if isinstance(images, ImageBatch) else images
+
+
+def _require_raw(images: ImageBatch | Tensor) -> None:
+    pixels = _pixels(images)
+    if pixels.ndim != 4 or not (pixels.dtype == torch.uint8 or pixels.is_floating_point()):
+        fail("HardViewLoader(loader)", "images as uint8, or floating point in [0, 1], of shape (B, C, H, W)", pixels, _RAW)
+    if pixels.is_floating_point() and pixels.device.type == "cpu" and pixels.numel():
+        low, high = (float(value) for value in pixels.aminmax())
+        if low < 0 or high > 1:
+            fail("HardViewLoader(loader)", "raw images in [0, 1]", f"values from {low:.3g} to {high:.3g}, normalised already", _RAW)
+
+
+def _unbind(values: Tensor, _: Any) -> list[Tensor]:
+    return list(values)
+
+
+def _replaced(batch: Any, key: Any, function: Callable[[Any], Any]) -> Any:
+    """The batch with one element passed through the function."""
+    if key is None:
+        return function(batch)
+    if isinstance(batch, Mapping):
+        return {name: function(value) if name == key else value for name, value in batch.items()}
+    parts = [function(value) if place == key else value for place, value in enumerate(batch)]
+    if isinstance(batch, list):
+        return parts
+    return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)
