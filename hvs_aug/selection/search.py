@@ -121,7 +121,7 @@ def finite_or_lowest(table: Tensor) -> Tensor:
 def anchor_combinations(slots: Sequence[ViewSlot]) -> Tensor:
     """Every way to keep the global views: (n, G) int64 on the CPU, in lexicographic order."""
     spans = [(span, slot.select) for span, slot in zip(slot_ranges(slots), slots, strict=True) if slot.role == "global"]
-    count = math.prod(math.comb(len(span), select) for span, select in spans)
+    count = math.prod([math.comb(len(span), select) for span, select in spans])
     hint = 'draw fewer global candidates, or use search="sampled", limit=128.'
     if count > _MAX_ANCHORS:
         fail("search.exact(slots)", f"at most {_MAX_ANCHORS:,} ways to keep the global views", f"{count:,}", hint)
