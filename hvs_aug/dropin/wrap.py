@@ -157,6 +157,8 @@ def _refresh(raw: Any, dataset: Any) -> None:
 
 
 def _raw_loader(loader: DataLoader[Any], slots: Sequence[ViewSlot]) -> DataLoader[Any]:
+    batched = loader.batch_sampler is not None or loader.batch_size is not None
+    require(batched, _CALL, "a DataLoader that makes batches", "one with batch_size=None", _BY_HAND)
     if loader.collate_fn is not default_collate:
         name = getattr(loader.collate_fn, "__qualname__", type(loader.collate_fn).__name__)
         fail(_CALL, "a DataLoader with the default collate_fn", f"its own, {name}", _BY_HAND)
@@ -167,8 +169,6 @@ def _raw_loader(loader: DataLoader[Any], slots: Sequence[ViewSlot]) -> DataLoade
         options |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
         if not isinstance(loader.dataset, IterableDataset):
             options["sampler"] = loader.sampler
-    batched = loader.batch_sampler is not None or loader.batch_size is not None
-    require(batched, _CALL, "a DataLoader that makes batches", "one with batch_size=None", _BY_HAND)
     transform = _RawTransform([slot.recipe.size for slot in slots if slot.role == "global" for _ in range(slot.candidates)])
     collate = _RawCollate(len(slots[0].recipe.mean or "RGB"))
     return DataLoader(_raw_dataset(loader.dataset, transform), collate_fn=collate, **options)

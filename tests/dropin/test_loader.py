@@ -41,7 +41,8 @@ class Photographs(Dataset[Any]):
         if index == self.fails_at:
             raise OSError("a damaged file")
         image = self.images[index]
-        return {"tuple": (image, index), "list": [image, index], "dict": {"image": image, "label": index}, "alone": image}[self.structure]
+        samples = {"tuple": (image, index), "list": [image, index], "dict": {"image": image, "label": index}}
+        return samples.get(self.structure, image)
 
 
 class Stream(IterableDataset[Any]):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import lightly.transforms as lightly_transforms
 import pytest
@@ -174,16 +175,16 @@ EXPECTED = ViewRecipe(
     ],
 )
 @pytest.mark.parametrize("api", [v1, v2])
-def test_torchvision(api: object, start: list[object], end: list[object]) -> None:
-    pipeline = api.Compose(  # type: ignore[attr-defined]
+def test_torchvision(api: Any, start: list[object], end: list[object]) -> None:
+    pipeline = api.Compose(
         [
             *start,
-            api.RandomResizedCrop(64, (0.3, 0.9), (0.5, 2.0), api.InterpolationMode.BICUBIC),  # type: ignore[attr-defined]
-            api.RandomHorizontalFlip(0.4),  # type: ignore[attr-defined]
-            api.RandomApply([api.ColorJitter(0.3, 1.2, 0.2, 0.05)], 0.7),  # type: ignore[attr-defined]
-            api.RandomGrayscale(0.25),  # type: ignore[attr-defined]
-            api.RandomApply(torch.nn.ModuleList([api.GaussianBlur(7, (0.2, 1.5))]), 0.6),  # type: ignore[attr-defined]
-            api.RandomSolarize(128, 0.15),  # type: ignore[attr-defined]
+            api.RandomResizedCrop(64, (0.3, 0.9), (0.5, 2.0), api.InterpolationMode.BICUBIC),
+            api.RandomHorizontalFlip(0.4),
+            api.RandomApply([api.ColorJitter(0.3, 1.2, 0.2, 0.05)], 0.7),
+            api.RandomGrayscale(0.25),
+            api.RandomApply(torch.nn.ModuleList([api.GaussianBlur(7, (0.2, 1.5))]), 0.6),
+            api.RandomSolarize(128, 0.15),
             *end,
         ]
     )
@@ -195,8 +196,8 @@ def test_torchvision(api: object, start: list[object], end: list[object]) -> Non
 @pytest.mark.parametrize(
     "mode, name", [(2, "bilinear"), (3, "bicubic"), (Image.Resampling.BILINEAR, "bilinear"), (Image.BICUBIC, "bicubic")]
 )
-def test_pillow_interpolations(api: object, mode: int, name: str) -> None:
-    crop = api.RandomResizedCrop(32, interpolation=mode)  # type: ignore[attr-defined]
+def test_pillow_interpolations(api: Any, mode: int, name: str) -> None:
+    crop = api.RandomResizedCrop(32, interpolation=mode)
     assert convert_view([crop, v1.ToTensor()]).interpolation == name
 
 
