@@ -44,8 +44,8 @@ class KorniaPipeline(nn.Module):
     """Draw and render views with a pipeline of Kornia augmentations.
 
     Kornia draws one set of parameters for a batch of images of one size, some of them shared by the batch (the order of
-    ``ColorJitter``), from torch's global generator. Here each candidate is a call of its own, as in ``pipeline(x), pipeline(x)``, and
-    so is each size of image, since Kornia knows no true sizes: B photographs of B sizes are B calls of one image, CIFAR is one call.
+    ``ColorJitter``), from torch's global generator. Here each candidate is a call of its own, as in ``pipeline(x), pipeline(x)``,
+    and so is each size of image, since Kornia knows no true sizes: B photographs of B sizes are B calls of one image, CIFAR is one.
     Every call draws from a seed taken from the caller's generator, and the global random state is put back after it.
 
     A call is recorded whole and replayed whole, so that shared parameters stay shared and every view comes out bit for bit; the
