@@ -41,7 +41,7 @@ SIZES = {
     "dino": ("dino", 224),
 }
 
-ONE_ORDER = {"kornia", "dali", "torchaug"}
+ONE_ORDER = {"kornia", "dali"}
 """Libraries that apply brightness, contrast, saturation and hue to a whole batch in one order."""
 
 
@@ -193,15 +193,14 @@ def crop_errors(decoded: list[Tensor], jpegs: list[bytes], size: int = 96) -> di
                 sources[name] = lambda make=make, whole=whole, image=image: make(whole)(image)
         for name, copies in contestants.COPIES.items():
             sources[name] = lambda copies=copies, whole=whole, image=image: copies(whole, 1)(image)[0]
-        sources["dali"] = lambda whole=whole, jpeg=jpeg: contestants.dali([(whole, 1)], 1, 1)([jpeg])[0][0] / 255
+        sources["dali"] = lambda whole=whole, jpeg=jpeg: contestants.dali([(whole, 1)], 1, 1)([jpeg])[0][0]
         for name, source in sources.items():
             try:
                 made[name] = source()
             except ImportError:
                 continue
         for name, view in made.items():
-            scaled = view if name != "dali" else view * 255 / 255
-            errors.setdefault(name, []).append(float((scaled - expected).abs().mean()) * 255)
+            errors.setdefault(name, []).append(float((view - expected).abs().mean()) * 255)
     return {name: sum(values) / len(values) for name, values in errors.items()}
 
 
@@ -285,7 +284,7 @@ def main() -> None:
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
     jpegs = photographs(options.data, 8 if options.quick else None)
-    decoded = [decode_image(jpeg) for jpeg in jpegs]
+    decoded = [decode_image(jpeg)[0] for jpeg in jpegs]
     per_round = len(jpegs) if options.quick else 64
     batch_sizes = [8] if options.quick else options.batch_sizes
     repeats = 2 if options.quick else options.repeats

@@ -1,7 +1,7 @@
 """The libraries that make views, each as its users would set it up, all drawing from the ranges of one ViewRecipe.
 
-Each function returns ``make(image) -> view`` or, for the batched ones, ``make(images) -> list of batches``. None of them is a dependency
-of hvs_aug: a library that is not installed is left out of the table, and said so.
+Each function returns ``make(image) -> view`` or, for the batched ones, ``make(images) -> list of batches``. None is a dependency of
+hvs_aug: a library that is not installed is left out of the table, and said so.
 """
 
 from __future__ import annotations
@@ -169,6 +169,7 @@ def kornia(recipe: ViewRecipe, count: int) -> Callable[[Tensor], Tensor]:
 def torchaug(recipe: ViewRecipe, count: int) -> Callable[[Tensor], Tensor]:
     """torchaug's batch transforms on ``count`` copies of one image: its crop takes no images of different sizes."""
     import torchaug.transforms as T
+    from torchvision.transforms.v2.functional import normalize
 
     steps: list[Any] = [
         T.RandomResizedCrop(recipe.size, recipe.scale, recipe.ratio, recipe.interpolation, num_chunks=-1, batch_transform=True),
@@ -186,10 +187,14 @@ def torchaug(recipe: ViewRecipe, count: int) -> Callable[[Tensor], Tensor]:
         T.RandomGaussianBlur(recipe.blur_kernel, recipe.blur_sigma, p=recipe.blur_prob, batch_transform=True),
         T.RandomSolarize(0.5, recipe.solarize_prob, batch_transform=True),
     ]
-    steps += [T.Normalize(recipe.mean, recipe.std)] if recipe.mean else []
     pipeline = T.SequentialTransform(steps)
-    # Its grayscale and solarization want floating point in [0, 1].
-    return lambda image: pipeline(image.to(torch.float32).div(255).expand(count, -1, -1, -1).clone())
+
+    def make(image: Tensor) -> Tensor:
+        # Its grayscale and solarization want floating point in [0, 1].
+        views = pipeline(image.to(torch.float32).div(255).expand(count, -1, -1, -1).clone())
+        return normalize(views, list(recipe.mean), list(recipe.std)) if recipe.mean and recipe.std else views
+
+    return make
 
 
 COPIES: dict[str, Callable[[ViewRecipe, int], Callable[[Tensor], Tensor]]] = {"kornia": kornia, "torchaug": torchaug}
@@ -239,7 +244,10 @@ def _dali_view(decoded: Any, recipe: ViewRecipe) -> Any:
     def factor(strength: float) -> Any:
         return fn.random.uniform(range=[max(0.0, 1 - strength), 1 + strength])
 
-    if fn.random.coin_flip(probability=recipe.jitter_prob, dtype=types.BOOL):
+    def drawn(probability: float) -> Any:
+        return probability > 0 and fn.random.coin_flip(probability=probability, dtype=types.BOOL)
+
+    if drawn(recipe.jitter_prob):
         view = fn.color_twist(
             view,
             brightness=factor(recipe.brightness),
@@ -247,11 +255,11 @@ def _dali_view(decoded: Any, recipe: ViewRecipe) -> Any:
             saturation=factor(recipe.saturation),
             hue=fn.random.uniform(range=[-360 * recipe.hue, 360 * recipe.hue]),
         )
-    if fn.random.coin_flip(probability=recipe.gray_prob, dtype=types.BOOL):
+    if drawn(recipe.gray_prob):
         view = fn.saturation(view, saturation=0.0)
-    if fn.random.coin_flip(probability=recipe.blur_prob, dtype=types.BOOL):
+    if drawn(recipe.blur_prob):
         view = fn.gaussian_blur(view, sigma=fn.random.uniform(range=list(recipe.blur_sigma)), window_size=recipe.blur_kernel)
-    if fn.random.coin_flip(probability=recipe.solarize_prob, dtype=types.BOOL):
+    if drawn(recipe.solarize_prob):
         view = fn.cast(view + (view >= 128) * (255 - 2 * fn.cast(view, dtype=types.INT16)), dtype=types.UINT8)
     return fn.crop_mirror_normalize(
         view,
