@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 import torch
@@ -31,6 +31,10 @@ def describe(value: object) -> str:
     if isinstance(value, Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
         return f"a {dtype} tensor of shape {tuple(value.shape)} on {value.device}"
+    if isinstance(value, (tuple, list)) and any(isinstance(part, Tensor) for part in value):
+        return f"a {type(value).__name__} of {', '.join(map(describe, value))}"
+    if isinstance(value, Mapping) and any(isinstance(part, Tensor) for part in value.values()):
+        return f"a {type(value).__name__} of {', '.join(f'{key!r}: {describe(part)}' for key, part in value.items())}"
     if isinstance(value, type):
         return value.__name__
     text = repr(value)

@@ -87,8 +87,8 @@ class NTXentLoss(PairLoss):
     negatives of a pair are the views with the same two indices, whatever is chosen for the other images.
 
     One product of all candidates with all candidates, (V B, width) x (width, V B), serves all pairs: the log-sum-exp of each
-    row over the columns of each view, of which two are added for a pair. It is walked in blocks of rows: beside the outputs in
-    float32, peak memory is one block (4 MiB on a CPU, 64 MiB on a device, or one row if that is larger) and V * V * B floats.
+    row over the columns of each view, of which two are added for a pair. It is walked in blocks of rows: beside two normalised
+    copies of the outputs, peak memory is one block (4 MiB on a CPU, 64 MiB on a device, or one row if that is larger).
 
     An image whose output is not finite in a view has non-finite entries for that view; it is no negative for the others.
 
@@ -142,14 +142,8 @@ class NTXentLoss(PairLoss):
         own = torch.arange(views, device=rows.device)[:, None] * columns.shape[1] + torch.arange(batch, device=rows.device) + first
         own = own.reshape(-1, 1)
         height = max(1, block_bytes(rows.device) // (4 * len(bias)))
-        blocks = []
-        for start in range(0, len(rows), height):
-            block = torch.addmm(bias, rows[start : start + height], keys)
-            block.scatter_(1, own[start : start + height], -torch.inf)
-            block = block.view(-1, views, columns.shape[1])
-            highest = block.amax(-1, keepdim=True).clamp_(min=torch.finfo(block.dtype).min)
-            blocks.append(block.sub_(highest).exp_().sum(-1).log_().add_(highest[..., 0]))
-        over = torch.cat(blocks).view(views, batch, views)
+        blocks = zip(torch.split(rows, height), torch.split(own, height), strict=True)
+        over = torch.cat([_log_sum_exp(block, keys, bias, itself, views) for block, itself in blocks]).view(views, batch, views)
 
         same = over.diagonal(dim1=0, dim2=2).t()
         normaliser = torch.logaddexp(same[:, None], over.permute(0, 2, 1))
@@ -249,6 +243,13 @@ def _part(call: str, output: Output | None, name: str, index: int, alone: bool) 
         fail(call, expected, output, "SimSiam's model returns both; with a teacher, the prediction or projection alone suffices.")
     require(part.ndim == 3, call, f"a {name} with axes (candidates, B, width)", part)
     return part
+
+
+def _log_sum_exp(rows: Tensor, keys: Tensor, bias: Tensor, itself: Tensor, views: int) -> Tensor:
+    """Log-sum-exp of each row's similarities to the columns of each view, the row itself left out: (n, views)."""
+    block = torch.addmm(bias, rows, keys).scatter_(1, itself, -torch.inf).view(len(rows), views, -1)
+    highest = block.amax(-1, keepdim=True).clamp_(min=torch.finfo(block.dtype).min)
+    return block.sub_(highest).exp_().sum(-1).log_().add_(highest[..., 0])
 
 
 def _gathered(outputs: Tensor, finite: Tensor) -> tuple[Tensor, Tensor, int]:

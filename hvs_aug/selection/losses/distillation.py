@@ -255,6 +255,7 @@ def _cross_entropies(
         weight += probability.sum(-1)
         product.baddbmm_(probability.transpose(0, 1), logits.permute(1, 2, 0))
         normaliser += _exp(logits, highest, student_temperature).sum(-1)
+        del probability, logits  # before the next block is made
     log_sum = normaliser.log_() + highest / student_temperature
     return log_sum[:, None] - (product.permute(2, 1, 0) / (weight * student_temperature))
 
@@ -276,6 +277,7 @@ def _patch_losses(
         product = probability.mul_(scaled).sum(-1) / (weight * student_temperature)
         highest = scaled.amax(-1)
         blocks.append(_exp(scaled, highest, student_temperature).sum(-1).log_() + highest / student_temperature - product)
+        del shifted, probability, scaled  # before the next block is made
     return torch.cat(blocks).view(leading)
 
 

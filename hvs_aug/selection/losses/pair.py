@@ -64,7 +64,7 @@ class PairLoss(ABC):
         """
         call = f"{type(self).__name__}.table"
         student_slots, teacher_slots, slots = _by_slot(call, student, teacher, slots)
-        first = _check(f"{call}(student)", student_slots, slots, None)
+        first = _check(f"{call}(student)", student_slots, slots)
         if teacher_slots is not None:
             _check(f"{call}(teacher)", teacher_slots, slots, first)
         elif self.needs_teacher:
@@ -155,10 +155,11 @@ def _by_slot(
     return [one], None if teacher is None else [cast("Output", teacher)], [slot]
 
 
-def _check(call: str, outputs: SlotOutputs, slots: Sequence[ViewSlot], like: Tensor | None) -> Tensor:
-    """Check what can be told from shapes, dtypes and devices, and return the first tensor; ``like`` is the student's."""
+def _check(call: str, outputs: SlotOutputs, slots: Sequence[ViewSlot], student: Tensor | None = None) -> Tensor:
+    """Check what shapes, dtypes and devices tell, and return the first tensor; a teacher's are compared with the student's first."""
+    like = student
     for output, slot in zip(outputs, slots, strict=True):
-        if output is None and like is not None and slot.role == "local":
+        if output is None and student is not None and slot.role == "local":
             continue
         values = list(tensors(output))
         if not values or not all(isinstance(value, Tensor) for value in values):
