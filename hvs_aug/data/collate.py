@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate, get_worker_info
 
-from .._check import describe, fail, require
+from .._check import HVSError, describe, fail, require
 from .batch import ImageBatch
 from .decode import decode_image, downscale, from_pil, reduced_size, to_unit_range
 
@@ -61,7 +61,7 @@ def collate_images(samples: Sequence[Any], *, max_side: int | None = 1024, chann
     require(max_side is None or max_side >= 1, "collate_images(max_side)", "a number of pixels of at least 1, or None", max_side)
     require(isinstance(samples, Sequence) and len(samples) > 0, "collate_images(samples)", "a list of at least one sample", samples)
     key = _image_key(samples[0])
-    raw = [_image_of(sample, key, type(samples[0]), index) for index, sample in enumerate(samples)]
+    raw = [_image_of(sample, key, samples[0], index) for index, sample in enumerate(samples)]
     skipped = tuple(f"{image.name}: {image.reason}" for image in raw if isinstance(image, Undecodable))
     if skipped:
         require(
@@ -101,17 +101,29 @@ def _image_key(sample: Any) -> str | int | None:
         fail(
             "collate_images(samples)",
             f"dict samples with the image under {', '.join(map(repr, _IMAGE_KEYS))}",
-            f"the keys {', '.join(map(repr, sample))}",
+            _structure(sample),
             "rename the image's key in the dataset.",
         )
     return 0 if isinstance(sample, (tuple, list)) and sample else None
 
 
-def _image_of(sample: Any, key: str | int | None, kind: type, index: int) -> Any:
-    alike = isinstance(sample, kind) if key is not None else not isinstance(sample, (tuple, list, Mapping))
-    if not alike or (isinstance(key, str) and key not in sample) or (key == 0 and not len(sample)):
-        fail(f"collate_images(samples[{index}])", f"the structure of samples[0], a {kind.__name__}", sample)
+def _image_of(sample: Any, key: str | int | None, first: Any, index: int) -> Any:
+    """Return a sample's image, after a check that the sample is built as the first one is."""
+    if isinstance(first, Mapping):
+        alike = isinstance(sample, Mapping) and sample.keys() == first.keys()
+    elif key == 0:
+        alike = type(sample) is type(first) and len(sample) == len(first)
+    else:
+        alike = not isinstance(sample, (tuple, list, Mapping))
+    if not alike:
+        fail(f"collate_images(samples[{index}])", f"the structure of samples[0], {_structure(first)}", _structure(sample))
     return sample if key is None else sample[key]
+
+
+def _structure(sample: Any) -> str:
+    if isinstance(sample, Mapping):
+        return f"a {type(sample).__name__} with the keys {', '.join(map(repr, sample))}"
+    return f"a {type(sample).__name__} of {len(sample)}" if isinstance(sample, (tuple, list)) else f"one {type(sample).__name__}"
 
 
 def _name(sample: Any, index: int) -> str:
@@ -134,14 +146,16 @@ def _to_pixels(image: Any, channels: int, max_side: int | None, name: str) -> tu
     if isinstance(image, Image.Image):
         try:
             pixels = from_pil(image, channels, name)
-        except OSError as error:  # opened by the dataset, read only now
-            fail(name, "an image that PIL can read to its end", str(error))
+        except HVSError:
+            raise
+        except (OSError, SyntaxError, ValueError) as error:  # opened by the dataset, read only now
+            fail(name, f"an image that PIL can read and convert to {channels} channels", f"mode {image.mode} ({error})")
     elif isinstance(image, Tensor) and image.ndim in (2, 3):
         pixels = image.detach().as_subclass(Tensor)
         pixels = pixels[None] if pixels.ndim == 2 else pixels
     else:
         hint = _NO_TRANSFORM if isinstance(image, (list, tuple, Tensor)) else None
-        got = f"a {type(image).__name__} of {len(image)}" if isinstance(image, (list, tuple)) else describe(image)
+        got = _structure(image) if isinstance(image, (list, tuple)) else describe(image)
         expected = "a PIL image, an array (H, W, C) or (H, W), a tensor (C, H, W) or (H, W), or the bytes of an image file"
         fail(name, expected, got, hint)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import struct
@@ -53,8 +54,8 @@ class RawImages(Dataset[tuple[object, ...]]):
     """Raw images with the index of their class: the name of the folder that each file lies in.
 
     Args:
-        path: a folder, searched in depth; a .zip or a .tar (a compressed .tar is unpacked once, into a temporary file); one
-            image file; or a list of image files. In folders and archives, files count by their suffix, hidden ones never.
+        path: a folder, searched in depth; a .zip or a .tar (a compressed .tar is unpacked once, into a temporary file); an
+            image file; or a list of such paths. In folders and archives, files count by their suffix, hidden ones never.
         on_error: "raise", or "skip": an image that does not decode becomes an :class:`Undecodable`, which collate_images
             leaves out of the batch; the first one warns, and ``undecodable`` lists them all, from every worker process.
         return_path: whether the path follows the label in a sample.
@@ -82,15 +83,11 @@ class RawImages(Dataset[tuple[object, ...]]):
     ) -> None:
         require_name(on_error, ("raise", "skip"), "RawImages(on_error)")
         self.on_error, self.return_path, self.channels, self.max_side = on_error, return_path, channels, max_side
-        if isinstance(path, (str, os.PathLike)):
-            found = self._find(Path(path))
-            if not found:
-                hint = f"images are files that end in {', '.join(sorted(_SUFFIXES))}."
-                fail("RawImages(path)", "a folder or archive with at least one image", f"none in {path}", hint)
-        else:
-            found = [(str(file), self._existing(Path(file)).resolve().parent.name, _Span(str(file))) for file in path]
-            if not found:
-                fail("RawImages(path)", "a list of at least one file", "an empty one")
+        sources = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+        found = [image for source in sources for image in self._find(Path(source))]
+        if not found:
+            hint = f"images are files that end in {', '.join(sorted(_SUFFIXES))}."
+            fail("RawImages(path)", "at least one image", f"none in {', '.join(map(str, sources)) or 'an empty list'}", hint)
         found.sort(key=lambda entry: entry[0])
         self.classes: list[str] = sorted({name for _, name, _ in found})
         index = {name: label for label, name in enumerate(self.classes)}
@@ -141,7 +138,9 @@ class RawImages(Dataset[tuple[object, ...]]):
 
     def _find(self, path: Path) -> list[tuple[str, str, _Span]]:
         """Return (path, class, span) of each image in a folder or an archive, or of one file."""
-        if self._existing(path).is_dir():
+        if not path.exists():
+            fail("RawImages(path)", "an existing folder, .zip, .tar or image file", str(path))
+        if path.is_dir():
             # Strings, not Paths: a folder may hold millions.
             root, own = str(path), path.resolve().name
             return [
@@ -150,41 +149,31 @@ class RawImages(Dataset[tuple[object, ...]]):
                 for file in (os.path.join(folder, name) for name in names)
                 if _is_image(file[len(root) :])
             ]
-        if zipfile.is_zipfile(path):
-            members = _zip_spans(path)
-        elif path.name.lower().endswith(_ARCHIVES):
-            members = self._tar_spans(path)
-        else:
+        if not path.name.lower().endswith(_ARCHIVES):
             return [(str(path), path.resolve().parent.name, _Span(str(path)))]
+        try:
+            members = _zip_spans(path) if path.suffix.lower() == ".zip" else self._tar_spans(path)
+        except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            fail("RawImages(path)", "an archive that can be read", f"{path} ({error})", "it is damaged, cut short, or no archive.")
         own = path.name.removesuffix(".gz").removesuffix(".bz2").removesuffix(".xz")
         own = own.rpartition(".")[0] or own
         return [(f"{path}/{name}", name.rpartition("/")[0].rpartition("/")[2] or own, span) for name, span in members]
 
-    @staticmethod
-    def _existing(path: Path) -> Path:
-        if not path.exists():
-            fail("RawImages(path)", "an existing folder, .zip, .tar or image file", str(path))
-        return path
-
     def _tar_spans(self, path: Path) -> list[tuple[str, _Span]]:
-        try:
+        if _is_plain_tar(path):
             with tarfile.open(path) as archive:
-                members = [member for member in archive if member.isfile() and _is_image(member.name)]
-                if _is_plain_tar(path):
-                    return [(member.name, _Span(str(path), member.offset_data, member.size)) for member in members]
-                # A compressed stream has no random access.
-                descriptor, unpacked = tempfile.mkstemp(prefix="hvs_aug-", suffix=".images")
-                weakref.finalize(self, _remove, unpacked, os.getpid())
-                spans = []
-                with open(descriptor, "wb") as target:
-                    for member in members:
-                        source = archive.extractfile(member)
-                        spans.append((member.name, _Span(unpacked, target.tell(), member.size)))
-                        if source is not None:
-                            shutil.copyfileobj(source, target)
-                return spans
-        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-            fail("RawImages(path)", "a .tar that can be read", f"{path} ({error})", "the archive is damaged, or cut short.")
+                return [(member.name, _Span(str(path), member.offset_data, member.size)) for member in archive if _is_photo(member)]
+        # A compressed stream has no random access.
+        descriptor, unpacked = tempfile.mkstemp(prefix="hvs_aug-", suffix=".images")
+        weakref.finalize(self, _remove, unpacked, os.getpid())
+        spans = []
+        with open(descriptor, "wb") as target, tarfile.open(path) as archive:
+            for member in archive:
+                source = archive.extractfile(member) if _is_photo(member) else None
+                if source is not None:
+                    spans.append((member.name, _Span(unpacked, target.tell(), member.size)))
+                    shutil.copyfileobj(source, target)
+        return spans
 
 
 def _zip_spans(path: Path) -> list[tuple[str, _Span]]:
@@ -203,6 +192,10 @@ def _is_image(name: str) -> bool:
     return (
         os.path.splitext(rooted)[1].lower() in _SUFFIXES and "/." not in rooted.replace("/./", "/") and "/__MACOSX/" not in rooted
     )
+
+
+def _is_photo(member: tarfile.TarInfo) -> bool:
+    return member.isfile() and _is_image(member.name)
 
 
 def _is_plain_tar(path: Path) -> bool:

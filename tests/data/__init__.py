@@ -1,0 +1,1 @@
+"""Tests of hvs_aug.data, on images that they make themselves."""
