@@ -1,0 +1,38 @@
+"""What was chosen, how hard it was, how much it overlapped: numbers, plots, and a report that opens offline."""
+
+from __future__ import annotations
+
+from .metrics import (
+    SelectionMeter,
+    chance,
+    collapsed,
+    color_distance,
+    crop_scale,
+    expected_loss,
+    hardness_captured,
+    mean_over_pairs,
+    spread,
+    warn_of_collapse,
+)
+from .plots import Panel, bars, contact_sheet, curves, panels
+from .report import Report, inspect
+
+__all__ = [
+    "Panel",
+    "Report",
+    "SelectionMeter",
+    "bars",
+    "chance",
+    "collapsed",
+    "color_distance",
+    "contact_sheet",
+    "crop_scale",
+    "curves",
+    "expected_loss",
+    "hardness_captured",
+    "inspect",
+    "mean_over_pairs",
+    "panels",
+    "spread",
+    "warn_of_collapse",
+]
