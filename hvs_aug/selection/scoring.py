@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -93,7 +93,8 @@ def untraced(
 
     A DistributedDataParallel wrapper is bypassed: it broadcasts no buffers and its reducer sees nothing. SyncBatchNorm takes the
     statistics of this process alone, so that a process that does not score keeps no other waiting. (A subclass with a ``forward``
-    of its own keeps that.)
+    of its own keeps that.) A module that ``fully_shard`` has sharded (FSDP2) does gather its weights, so there every process has
+    to score at the same steps, in as many forwards; it is left sharded as it was.
 
     Args:
         roots: the modules that the forwards run, as :func:`find_modules` finds them.
@@ -103,6 +104,7 @@ def untraced(
     """
     modules = list(dict.fromkeys(module for root in roots for module in root.modules()))
     flags = [(module, module.training) for module in modules]
+    sharded = [(module, list(module.parameters())) for module in modules if _is_fully_sharded(module)]
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is kept, not used
     buffers = _Buffers(modules) if restore_buffers else None
     with ExitStack() as stack:
@@ -118,10 +120,18 @@ def untraced(
             for module, training in flags:
                 if module.training != training:
                     module.training = training
+            for module, weights in sharded:
+                # FSDP2 leaves the root's weights gathered for a backward pass, which does not come.
+                if any(now is not before for now, before in zip(module.parameters(), weights, strict=True)):
+                    cast(Any, module).reshard()
             if buffers is not None:
                 buffers.restore()
             random.setstate(python_state)
             np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def _is_fully_sharded(module: nn.Module) -> bool:
+    return any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__)
 
 
 class _Buffers:
@@ -135,7 +145,7 @@ class _Buffers:
             if 0 in value.stride() and value.numel() > 1:
                 continue  # An expanded constant, whose elements share memory, cannot be written.
             own, copy = self._groups.setdefault((value.device, value.dtype), ([], []))
-            own.append(value.detach())
+            own.append(value.data)  # not detach(): a graph that waits for its backward pass may hold this buffer's version
             copy.append(torch.empty_like(value))
         for own, copy in self._groups.values():
             torch._foreach_copy_(copy, own)
@@ -171,19 +181,27 @@ def _alone(modules: Iterable[nn.Module]) -> Iterator[None]:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         yield
         return
-    changed: list[nn.Module] = []
-    try:
+    with ExitStack() as stack:
         for module in modules:
             if isinstance(module, nn.parallel.DistributedDataParallel):
-                module.__dict__["forward"] = module.module
-                changed.append(module)
+                # The flag is for a model that is the wrapper's bound forward, which the attribute cannot stand in for.
+                stack.enter_context(_attributes(module, forward=module.module, require_forward_param_sync=False))
             elif type(module).forward is nn.SyncBatchNorm.forward:
-                module.__dict__["forward"] = types.MethodType(_BatchNorm.forward, module)
-                changed.append(module)
+                stack.enter_context(_attributes(module, forward=types.MethodType(_BatchNorm.forward, module)))
+        yield
+
+
+@contextmanager
+def _attributes(module: nn.Module, **values: object) -> Iterator[None]:
+    """Give a module other attributes for a while."""
+    before = {name: module.__dict__[name] for name in values if name in module.__dict__}
+    module.__dict__.update(values)
+    try:
         yield
     finally:
-        for module in changed:
-            del module.__dict__["forward"]
+        for name in values:
+            del module.__dict__[name]
+        module.__dict__.update(before)
 
 
 def forward_slots(
