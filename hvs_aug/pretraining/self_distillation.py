@@ -98,7 +98,8 @@ class DINO(Method):
     def sampler(self, views: CandidateViews, **options: Any) -> HardPairSampler:
         sampler = super().sampler(views, **options)
         # The teacher has scored the winners at the training size: its outputs need not be computed again.
-        self._reused = sampler.reuse(self.teacher) if sampler.score_scale == 1 else None
+        whole = sampler.score_scale == 1 and sampler.token_keep is None
+        self._reused = sampler.reuse(self.teacher) if whole else None
         return sampler
 
     def taught(self, view: Tensor) -> Any:

@@ -34,7 +34,7 @@ from .slots import (
     split_extra,
     winners,
 )
-from .tokens import TokenKeep
+from .tokens import TokenKeep, patch_side
 from .watch import Clock, NonfiniteWatch
 
 __all__ = ["HardPairSampler", "HardViews", "Scored"]
@@ -112,7 +112,8 @@ class HardPairSampler:
         views: a :class:`CandidateViews`, or its slots. Slots alone are enough for :meth:`select`.
         teacher: scores the global slots for a loss that compares with a teacher.
         policy: picks from the table of losses; the hardest by default.
-        score_scale: render the candidates for scoring at this fraction of the side, in (0, 1]; winners are rendered in full.
+        score_scale: render the candidates for scoring at this fraction of the side, in (0, 1]; winners are rendered in full. For
+            a vision transformer the side is rounded to whole patches.
         chunk: at most this many images in one forward.
         autocast: dtype of the scoring forward, float32 for full precision; follows the caller where ``None``.
         channels_last: pass the candidates in channels-last memory format.
@@ -213,6 +214,7 @@ class HardPairSampler:
         self.step = 0
         self._judge = torch.compile(self._judged) if compile else self._judged
         self._roots: tuple[nn.Module, ...] | None = None
+        self._patch: int | None = None
         self._tokens: TokenKeep | None = None
         self._watch = NonfiniteWatch()
         self._reused: ReusedTeacher | None = None
@@ -242,7 +244,7 @@ class HardPairSampler:
         clock("views")
 
         def pixels(count: int) -> list[Tensor]:
-            rendered = views.transform(first_images(batch, count), first_params(params, count), self.score_scale)
+            rendered = views.transform(first_images(batch, count), first_params(params, count), self._scales())
             clock("views")
             return rendered
 
@@ -265,7 +267,7 @@ class HardPairSampler:
         clock = self._begin(slots[0].device)
 
         def pixels(count: int) -> list[Tensor]:
-            return [_reduced(slot[:, :count], self.score_scale) for slot in slots]
+            return [_reduced(slot[:, :count], [self._scoring_side(side) for side in slot.shape[-2:]]) for slot in slots]
 
         choice = self._decide(slots[0].shape[1], slots[0].device, None, extras, pixels, clock)
         return self._finish(winners(self.slots, slots, choice.indices), None, choice, extras, clock)
@@ -277,7 +279,7 @@ class HardPairSampler:
         batch = ImageBatch.of(images)
         self._begin(batch.device)
         params = self._drawn(views, batch, params)
-        pixels = views.transform(batch, params, self.score_scale)
+        pixels = views.transform(batch, params, self._scales())
         outputs, teacher_outputs, table = self._scored(pixels, extras)
         return Scored(params, outputs, teacher_outputs, table)
 
@@ -317,6 +319,7 @@ class HardPairSampler:
         self._serving = None
         scorer = self._scorer()
         if self._roots is None:
+            self._patch = patch_side(find_modules(scorer))
             self._roots = find_modules(scorer, *([] if self.teacher is None else [self.teacher]), self.loss)
             models = find_modules(scorer)
             if models and not any(root.training for root in models):
@@ -444,6 +447,18 @@ class HardPairSampler:
         params = views.make_params(batch, self.generator) if params is None else params
         return params if batch.device.type == "cpu" else params.to(batch.device, non_blocking=True)
 
+    def _scoring_side(self, side: int) -> int:
+        """The side in pixels at which views of this side are scored."""
+        if self.score_scale == 1:
+            return side
+        patch = self._patch if self._patch is not None and side % self._patch == 0 else 1
+        return min(side, max(1, math.floor(side * self.score_scale / patch + 0.5)) * patch)
+
+    def _scales(self) -> list[float]:
+        """The scale at which each slot is rendered for scoring."""
+        sizes = [getattr(slot.recipe, "size", None) for slot in self.slots]
+        return [self.score_scale if size is None else self._scoring_side(size) / size for size in sizes]
+
     def _extras(self, extras: Extras | None, pixels: list[Tensor]) -> dict[str, Tensor]:
         """The extras of the images that are scored, or what is missing."""
         for name in self._model_extras():
@@ -501,11 +516,10 @@ class HardPairSampler:
         return f"HardPairSampler({', '.join([*given, *changed])})"
 
 
-def _reduced(values: Tensor, scale: float) -> Tensor:
-    """Reduce views that are already rendered, antialiased: ``(v, B, C, h, w)``."""
-    if scale == 1:
+def _reduced(values: Tensor, size: list[int]) -> Tensor:
+    """Reduce views that are already rendered, antialiased: ``(v, B, C, h, w)`` -> ``(v, B, C, *size)``."""
+    if list(values.shape[-2:]) == size:
         return values
-    size = [max(1, round(side * scale)) for side in values.shape[-2:]]
     flat = nn.functional.interpolate(values.flatten(0, 1), size=size, mode="bilinear", antialias=True)
     return by_view(flat, values.shape[1])
 

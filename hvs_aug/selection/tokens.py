@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .._check import fail, require
 
-__all__ = ["TokenKeep"]
+__all__ = ["TokenKeep", "patch_side"]
 
 _CALL = "HardPairSampler(token_keep)"
 
@@ -89,6 +89,15 @@ class TokenKeep:
             self._drawn[(tokens, device)] = drawn
         images = torch.arange(self._start, self._start + count, device=device) % self._batch
         return drawn[images]
+
+
+def patch_side(modules: Iterable[nn.Module]) -> int | None:
+    """The side in pixels of the patches of the first vision transformer inside modules, or ``None``."""
+    for backbone in (module for root in modules for module in root.modules() if _is_transformer(module)):
+        for layer in backbone.get_submodule("patch_embed").modules():
+            if isinstance(layer, nn.Conv2d):
+                return int(layer.stride[0])
+    return None
 
 
 def _prefix(backbone: nn.Module) -> int:

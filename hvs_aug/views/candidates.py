@@ -106,19 +106,19 @@ class CandidateViews(nn.Module):
         params = ViewParams.concatenate(drawn)
         return params if len(self.kornia) == 0 else _number_candidates(params, self.slots)
 
-    def transform(self, images: ImageBatch | Tensor, params: ViewParams, scale: float = 1.0) -> list[Tensor]:
+    def transform(self, images: ImageBatch | Tensor, params: ViewParams, scale: float | Sequence[float] = 1.0) -> list[Tensor]:
         """Render the views that the parameters describe.
 
         Args:
             images: the images that they were drawn for.
             params: all candidates, or those selected with ``params.select(indices, slots)``.
-            scale: render at this fraction of the training size; blur follows.
+            scale: render at this fraction of the training size, or at one for each slot; blur follows.
 
         Returns:
             One tensor for each slot, ``(views, B, C, size, size)`` float32, normalised, on the images' device.
 
         Raises:
-            HVSError: if the params are of other images or slots, or a recipe draws colour operations that these channels do not define.
+            HVSError: if the params are of other images or slots, or a recipe draws colours that these channels do not define.
         """
         batch = ImageBatch.of(images)
         call = "CandidateViews.transform"
@@ -130,7 +130,9 @@ class CandidateViews(nn.Module):
         )
         known = all(0 <= slot < len(self.slots) for slot in params.slots) and list(params.slots) == sorted(params.slots)
         require(known, f"{call}(params)", f"views in the order of {len(self.slots)} slots", f"slots {params.slots}")
-        require(scale > 0, f"{call}(scale)", "a positive fraction of the training size", scale)
+        scales = list(scale) if isinstance(scale, Sequence) else [scale] * len(self.slots)
+        fits = len(scales) == len(self.slots) and all(value > 0 for value in scales)
+        require(fits, f"{call}(scale)", "a positive fraction of the training size, or one for each slot", scale)
         if readable(params.sizes, batch.sizes):
             require(
                 torch.equal(params.sizes, batch.sizes),
@@ -146,10 +148,10 @@ class CandidateViews(nn.Module):
         for index, slot in enumerate(self.slots):
             kornia = self._kornia(index)
             if kornia is not None:
-                rendered.append(kornia.render(batch, given, index, scale))
+                rendered.append(kornia.render(batch, given, index, scales[index]))
                 continue
             of_slot = params.of_slot(index)
-            size = max(1, round(slot.recipe.size * scale))
+            size = max(1, round(slot.recipe.size * scales[index]))
             _require_colours(slot.recipe, batch.pixels.shape[1])
             if batch.device.type == "cpu" and not self.compile_views:
                 rendered.append(render_per_sample(batch.pixels, of_slot, slot.recipe, size))

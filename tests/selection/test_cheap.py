@@ -100,6 +100,16 @@ def test_models_that_take_other_sizes_run_at_a_scale(model: nn.Module, scale: fl
     assert len(sampler_of(model, score_scale=scale)(images()).views) == 2
 
 
+@pytest.mark.parametrize("model", [vit(dynamic_img_size=True), SmallTransformer()], ids=["timm", "repo"])
+def test_a_transformer_is_scored_at_whole_patches(model: nn.Module) -> None:
+    sizes: list[int] = []
+    sampler = sampler_of(lambda pixels: sizes.append(pixels.shape[-1]) or model(pixels), crops(), score_scale=0.4)
+    sampler(images())
+    assert sizes == [16, 8]  # 12.8 and 6.4 pixels, of patches of 8
+    sampler.select([torch.rand(2, 3, side, side) for side in (32, 32, 32, 32, 16, 16, 16, 16)])
+    assert sizes[2:] == [16, 8]
+
+
 def test_an_error_of_the_model_itself_is_not_blamed_on_the_scale() -> None:
     def failing(pixels: Tensor) -> Tensor:
         raise RuntimeError("mine")

@@ -100,7 +100,7 @@ def test_views_rendered_at_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
     original = CandidateViews.transform
 
     def transform(self, batch, params, scale=1.0):
-        rendered.append((params.boxes.shape[0] * params.boxes.shape[1], scale))
+        rendered.append((params.boxes.shape[0] * params.boxes.shape[1], scale if isinstance(scale, float) else scale[0]))
         return original(self, batch, params, scale)
 
     monkeypatch.setattr(CandidateViews, "transform", transform)

@@ -1,0 +1,298 @@
+"""What hard views cost: the time of a training step, and the hardness that each cheap way to choose keeps.
+
+    python -m benchmarks.forward_overhead [--quick] [--data DIR] [--size 128] [--methods simsiam dino] [--large]
+    python -m benchmarks.forward_overhead --repo dino --checkout DIR     # a checkout of yours, through its example
+
+Method: for each workload all contestants take training steps in turn, in one process, every one with a network of its own, on
+the same raw photographs, which lie on the device; the order is shuffled anew for each round. Reported are medians and their ratio
+to training on random views. ``bound`` is the ratio of the floating-point operations that torch.utils.flop_counter counts.
+Hardness is judged apart, at several points of a real run, on photographs that are not trained on: 1 is the hardest selection by
+the losses at full size, 0 the mean of random ones. ``published`` is our own straightforward implementation in the style of the
+published code (tests/reference/published.py) on the same rendered candidates, and once with its second, pasted forward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.common import ROOT, arguments, table, write
+from hvs_aug._check import fail
+from hvs_aug.analysis.overhead import FULL, RANDOM, Factory, Workload, measure, pareto, recommend, settings
+from hvs_aug.data.raw_images import RawImages
+from hvs_aug.pretraining.build import METHODS, build_method
+from hvs_aug.pretraining.photographs import photographs
+from hvs_aug.selection.sampler import HardViews
+from hvs_aug.views.candidates import CandidateViews
+from hvs_aug.views.params import ViewParams
+from tests.reference import published
+
+WORKLOADS = {"simsiam": "resnet18", "simclr": "resnet18", "dino": "vit-tiny", "ibot": "vit-tiny"}
+LARGE = {"simsiam": "resnet50", "simclr": "resnet50", "dino": "vit-small", "ibot": "vit-small"}
+CANDIDATES = {"simsiam": (4, 2, 8), "simclr": (4, 2, 8), "dino": (2, 4), "ibot": (2,)}
+"""The candidates of the full table, then those of a short one: N of two views, or N for each view of a multi-crop that is kept."""
+
+PUBLISHED, PASTED = "published", "published, pasted twice"
+COLUMNS = [
+    "workload",
+    "setting",
+    "ratio",
+    "bound",
+    "over_bound",
+    "captured",
+    "agreement",
+    "views",
+    "scoring",
+    "search",
+    "render",
+    "training",
+    "peak_mib",
+]
+
+
+class PublishedPair:
+    """Two-view selection in the published style: every pair's loss after the other, a running maximum, torch.where."""
+
+    every = 1
+
+    def __init__(self, trainee: Any, views: CandidateViews, *, pasted: bool = False) -> None:
+        self.trainee, self.views, self.pasted = trainee, views, pasted
+        self.generator = torch.Generator().manual_seed(0)
+        temperature = getattr(trainee, "temperature", None)
+        self.pair_loss: Callable[..., Tensor] = (
+            published.published_simsiam
+            if temperature is None
+            else lambda first, second: published.published_ntxent(first, second, temperature)
+        )
+
+    @torch.no_grad()
+    def __call__(self, images: Any, extras: Any = None, *, params: ViewParams | None = None) -> HardViews:
+        params = self.views.make_params(images, self.generator) if params is None else params
+        candidates = list(self.views.transform(images, params)[0])
+        if self.pasted:
+            self.trainee.score(torch.cat(candidates))
+        first, second, indices, loss = published.published_pair(self.trainee.score, candidates, self.pair_loss)
+        return _hard([first, second], indices, loss)
+
+
+class PublishedMultiCrop:
+    """DINO's and iBOT's selection in the published style: the whole loss of each of 128 random combinations."""
+
+    every = 1
+
+    def __init__(self, trainee: Any, views: CandidateViews, *, pasted: bool = False) -> None:
+        self.trainee, self.views, self.pasted = trainee, views, pasted
+        self.generator = torch.Generator().manual_seed(0)
+        first, second, local = views.slots
+        self.globals = first.candidates + second.candidates
+        self.selected_local = local.select
+        self.order = torch.tensor(published.interleaved(first.candidates, local.candidates))
+
+    @torch.no_grad()
+    def __call__(self, images: Any, extras: Any = None, *, params: ViewParams | None = None) -> HardViews:
+        params = self.views.make_params(images, self.generator) if params is None else params
+        grouped = [view for slot in self.views.transform(images, params) for view in slot]
+        crops = [grouped[index] for index in self.order.tolist()]
+        choose = self._ibot if extras and "masks" in extras else self._dino
+        chosen, indices, loss, kept = choose(crops, extras)
+        return _hard(chosen, self.order.to(indices.device)[indices], loss, kept)
+
+    def _dino(self, crops: list[Tensor], extras: Any) -> tuple[list[Tensor], Tensor, Tensor, dict[str, Tensor]]:
+        trainee = self.trainee
+        chosen, indices, loss = published.published_multicrop(
+            trainee.score,
+            trainee.teacher,
+            crops,
+            self.globals,
+            center=trainee.center,
+            teacher_temperature=trainee.teacher_temperature,
+            student_temperature=trainee.pair_loss.student_temperature,
+            select_local=self.selected_local,
+            generator=self.generator,
+            second_forward=self.pasted,
+        )
+        return chosen, indices, loss, {}
+
+    def _ibot(self, crops: list[Tensor], extras: Any) -> tuple[list[Tensor], Tensor, Tensor, dict[str, Tensor]]:
+        trainee, count = self.trainee, self.globals
+        masks = extras["masks"].to(crops[0].device)[self.order[:count]]
+        for _ in range(2 if self.pasted else 1):
+            cls, patches = trainee.score(torch.cat(crops[:count]), masks.flatten(0, 1))
+            local = trainee.score(torch.cat(crops[count:]))
+            taught_cls, taught_patches = trainee.teacher(torch.cat(crops[:count]))
+        indices, loss = published.published_ibot(
+            [*cls.chunk(count), *local.chunk(len(crops) - count)],
+            patches.chunk(count),
+            taught_cls.chunk(count),
+            taught_patches.chunk(count),
+            list(masks),
+            self.selected_local,
+            generator=self.generator,
+            lambda1=1.0,
+            lambda2=1.0,
+            cls_center=trainee.center,
+            patch_center=trainee.patch_center,
+            teacher_temperature=trainee.teacher_temperature,
+            teacher_patch_temperature=trainee.teacher_temperature,
+            student_temperature=trainee.pair_loss.student_temperature,
+        )
+        chosen = [torch.empty_like(crops[0]) for _ in range(2)] + [torch.empty_like(crops[-1]) for _ in range(self.selected_local)]
+        for place in range(len(chosen)):
+            for view in range(count) if place < 2 else range(count, len(crops)):
+                chosen[place] = torch.where((indices[place] == view)[:, None, None, None], crops[view], chosen[place])
+        rows = torch.arange(masks.shape[1], device=masks.device)
+        return chosen, indices, loss, {"masks": masks[indices[:2], rows]}
+
+
+def _hard(views: list[Tensor], indices: Tensor, loss: Tensor, extras: dict[str, Tensor] | None = None) -> HardViews:
+    return HardViews(views, None, indices, loss, None, None, torch.zeros((), dtype=torch.int64), extras or {})
+
+
+def contestants(method: str, encoder: str, brief: bool) -> dict[str, Factory]:
+    """All settings and the published ways, or for a brief table full size, half and cheap."""
+    made = settings(transformer="vit" in encoder, masked=method == "ibot")
+    if brief:
+        return {name: made[name] for name in (FULL, "half", "cheap")}
+    kind = PublishedMultiCrop if method in ("dino", "ibot") else PublishedPair
+    return made | {PUBLISHED: kind, PASTED: lambda trainee, views: kind(trainee, views, pasted=True)}
+
+
+def images_of(data: Path | None) -> tuple[list[Tensor], list[Tensor]]:
+    """Photographs to train on, and every fourth to judge on."""
+    found = list(photographs().values()) if data is None else [sample[0] for sample in RawImages(data)]
+    pixels = [image for image in found if isinstance(image, Tensor)]
+    return [image for index, image in enumerate(pixels) if index % 4], pixels[::4]
+
+
+def shown(items: Sequence[Any], what: str) -> Iterable[Any]:
+    """A progress bar."""
+    return tqdm(items, desc=what, leave=False)
+
+
+def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure every workload, and return its rows."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    train, held_out = images_of(options.data)
+    encoders = LARGE if options.large else WORKLOADS
+    rows: list[dict[str, Any]] = []
+    for method in options.methods:
+        encoder = "vit-micro" if options.quick and "vit" in encoders[method] else "resnet8" if options.quick else encoders[method]
+        for turn, candidates in enumerate(CANDIDATES[method][:1] if options.quick else CANDIDATES[method]):
+            if method in ("simsiam", "simclr") and candidates == 2:
+                continue  # two of two are random views
+            workload = Workload(
+                lambda method=method, encoder=encoder: build_method(method, options.size, encoder=encoder),
+                options.size,
+                options.batch,
+                candidates,
+                train,
+                held_out,
+                device,
+                torch.bfloat16 if device.type == "cuda" else None,
+            )
+            name = f"{method} {encoder} {options.size}px B={options.batch} N={candidates}"
+            print(name, flush=True)
+            measured = measure(
+                workload,
+                contestants(method, encoder, brief=turn > 0),
+                repeats=options.repeats,
+                warmup=1 if options.quick else 2,
+                points=(0, 1) if options.quick else options.points if turn == 0 else (0, options.points[1]),
+                judged=1 if options.quick else 4,
+                progress=shown,
+            )
+            facts = {"workload": name, "method": method, "encoder": encoder, "candidates": candidates, "main": turn == 0}
+            rows += [{**facts, **row, "peak_mib": row["peak_bytes"] / 2**20} for row in measured]
+            print(table([row for row in rows if row["workload"] == name], COLUMNS[1:]), flush=True)
+    return rows
+
+
+def summarised(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The figures that the README quotes; those over several methods are the worst of them."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        if row["main"]:
+            found.setdefault(row["method"], {})[row["setting"]] = row
+    summary: dict[str, float] = {}
+    for method, own in found.items():
+        summary[f"{method}_full_ratio"] = own[FULL]["ratio"]
+        summary[f"{method}_full_vs_bound"] = own[FULL]["over_bound"]
+        summary[f"{method}_half_ratio"] = own["half"]["ratio"]
+        summary[f"{method}_cheap_ratio"] = own["cheap"]["ratio"]
+        summary[f"{method}_cheap_hardness_captured"] = own["cheap"]["captured"]
+        summary[f"{method}_published_over_ours"] = own[PUBLISHED]["median"] / own[FULL]["median"]
+        summary[f"{method}_recommended_ratio"] = recommend(list(own.values()))["ratio"]
+    summary["half_hardness_captured"] = min(own["half"]["captured"] for own in found.values())
+    summary["cheap_ratio"] = max(own["cheap"]["ratio"] for own in found.values())
+    summary["cheap_hardness_captured"] = min(own["cheap"]["captured"] for own in found.values())
+    if "dino" in found:
+        summary["published_over_ours"] = summary["dino_published_over_ours"]
+    return summary
+
+
+def run_checkout(repo: str, checkout: Path, words: Sequence[str]) -> list[dict[str, Any]]:
+    """Time a user's checkout through its example: whole runs, untouched and with hard views."""
+    example = ROOT / "examples" / f"wrap_{repo}.py"
+    if not example.is_file() or not checkout.is_dir():
+        fail("forward_overhead(--repo, --checkout)", "a repo with an example and a folder", f"{repo} and {checkout}")
+    seconds: dict[str, float] = {}
+    for name, switch in ((RANDOM, ["--disabled"]), (FULL, [])):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, str(example), "--checkout", str(checkout), *switch, "--", *words], check=True)
+        seconds[name] = time.perf_counter() - start
+    return [
+        {
+            "workload": f"{repo} checkout",
+            "setting": name,
+            "median": taken,
+            "iqr": 0.0,
+            "repeats": 1,
+            "ratio": taken / seconds[RANDOM],
+        }
+        for name, taken in seconds.items()
+    ]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = arguments("forward_overhead", __doc__)
+    parser.add_argument("--size", type=int, help="side of a view in pixels (default: 128; on a GPU 224)")
+    parser.add_argument("--batch", type=int, help="images in a step (default: 16; on a GPU 128)")
+    parser.add_argument("--methods", nargs="+", choices=sorted(METHODS.keys() & WORKLOADS.keys()), default=list(WORKLOADS))
+    parser.add_argument("--large", action="store_true", help="ResNet-50 and ViT-small (default on a GPU)")
+    parser.add_argument("--repeats", type=int, help="rounds that count (default: 9)")
+    parser.add_argument("--points", type=int, nargs="+", default=(0, 50, 150), help="training steps after which choices are judged")
+    parser.add_argument("--repo", choices=sorted(WORKLOADS), help="measure a checkout of this repo through its example")
+    parser.add_argument("--checkout", type=Path, help="the folder of that checkout; its own arguments follow --")
+    parser.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
+    options = parser.parse_args(words)
+    on_gpu = torch.cuda.is_available()
+    options.size = options.size or (64 if options.quick else 224 if on_gpu else 128)
+    options.batch = options.batch or (4 if options.quick else 128 if on_gpu else 16)
+    options.repeats = options.repeats or (2 if options.quick else 9)
+    options.large = options.large or (on_gpu and not options.quick)
+    if options.repo is not None:
+        rows = run_checkout(options.repo, options.checkout, options.arguments)
+        print(table(rows, ["workload", "setting", "median", "ratio"]))
+        return
+    rows = run(options)
+    names = {"size", "batch", "methods", "large", "repeats", "points", "quick"}
+    used = {name: value for name, value in vars(options).items() if name in names}
+    used["data"] = "packaged photographs" if options.data is None else str(options.data)
+    path = write("forward_overhead", {**used, "points": list(used["points"])}, rows, summarised(rows), options.out)
+    print(f"figure in {pareto([row for row in rows if row['main']], path.with_suffix('.png'))}")
+    for name in dict.fromkeys(row["workload"] for row in rows):
+        best = recommend([row for row in rows if row["workload"] == name])
+        print(f"{name}: {best['setting']}, {best['ratio']:.2f}x a step, {best['captured']:.0%} of the hardness")
+
+
+if __name__ == "__main__":
+    main()
