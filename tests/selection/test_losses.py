@@ -17,6 +17,7 @@ from hvs_aug.views.recipe import ViewSlot
 from ..reference import losses as reference
 from .outputs import DTYPES, GLOBAL, MULTI_CROP, close, pieces, teacher_pieces
 
+
 @pytest.fixture(params=["one block", "many blocks"])
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Walk the product in one block, and in blocks of a few rows."""
@@ -78,7 +79,9 @@ class TestNTXent:
     @pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
     def test_equals_simclr(self, views: int, batch: int, width: int, dtype: torch.dtype, temperature: float) -> None:
         outputs = torch.randn(views, batch, width).to(dtype)
-        close(NTXentLoss(temperature).table(outputs), reference.ntxent_table(outputs, temperature), 1e-5 / min(1.0, 10 * temperature))
+        close(
+            NTXentLoss(temperature).table(outputs), reference.ntxent_table(outputs, temperature), 1e-5 / min(1.0, 10 * temperature)
+        )
 
     def test_mean_is_the_loss_of_the_batch_of_a_pair(self) -> None:
         outputs = torch.randn(3, 6, 8)
@@ -107,7 +110,9 @@ class TestNTXent:
         assert abs(table[0, 1, 0]) < 1e-5 and table[0, 1, 1:].isnan().all()
 
     def test_one_image_has_no_negatives(self) -> None:
-        with pytest.raises(HVSError, match=r"NTXentLoss.table\(student\): expected at least 2 images.*negatives, got 1.\n.*drop_last"):
+        with pytest.raises(
+            HVSError, match=r"NTXentLoss.table\(student\): expected at least 2 images.*negatives, got 1.\n.*drop_last"
+        ):
             NTXentLoss(0.1).table(torch.randn(4, 1, 8))
 
     def test_one_product_serves_all_pairs(self) -> None:
@@ -167,7 +172,9 @@ class TestCallable:
 
     @pytest.mark.parametrize("returned", [lambda a, b: (a - b).square().mean(), lambda a, b: 0.0, lambda a, b: a.argmax(-1)])
     def test_wrong_result(self, returned: object) -> None:
-        with pytest.raises(HVSError, match=r'CallableLoss\(function\): expected a floating-point tensor of shape \(3,\).*\n.*reduction="none"'):
+        with pytest.raises(
+            HVSError, match=r'CallableLoss\(function\): expected a floating-point tensor of shape \(3,\).*\n.*reduction="none"'
+        ):
             CallableLoss(returned).table(torch.randn(2, 3, 4))
 
     def test_not_callable(self) -> None:

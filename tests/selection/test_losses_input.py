@@ -70,14 +70,18 @@ class TestEveryLoss:
 
     def test_integers(self, loss: PairLoss) -> None:
         whole = torch.ones(4, 3, 8, dtype=torch.int64)
-        with pytest.raises(HVSError, match=r"table\(student\): expected floating-point outputs for slot 'view', got a int64 tensor"):
+        with pytest.raises(
+            HVSError, match=r"table\(student\): expected floating-point outputs for slot 'view', got a int64 tensor"
+        ):
             loss.table(*arguments(loss, whole, whole))
 
     def test_another_first_axis(self, loss: PairLoss) -> None:
         student = [torch.randn(slot.candidates, 3, 8) for slot in MULTI_CROP]
         student[1] = torch.randn(2, 3, 8)
         teacher = teacher_pieces(torch.randn(7, 3, 8)) if loss.needs_teacher else None
-        with pytest.raises(HVSError, match=r"leading axes \(candidates, B\) = \(3, 3\) on cpu for slot 'local', got a float32 tensor"):
+        with pytest.raises(
+            HVSError, match=r"leading axes \(candidates, B\) = \(3, 3\) on cpu for slot 'local', got a float32 tensor"
+        ):
             loss.table(student, teacher, MULTI_CROP)
 
     def test_batches_of_different_size(self, loss: PairLoss) -> None:

@@ -181,7 +181,9 @@ class TestLike:
             ours.table(torch.randn(2, 3, 40), torch.randn(2, 3, 40))
 
     def test_not_a_loss_of_that_kind(self) -> None:
-        with pytest.raises(HVSError, match=r"DINOLoss.like\(loss\): expected a loss with the attributes student_temp, center, got MSELoss without"):
+        with pytest.raises(
+            HVSError, match=r"DINOLoss.like\(loss\): expected a loss with the attributes student_temp, center, got MSELoss without"
+        ):
             DINOLoss.like(torch.nn.MSELoss(), epoch=0)
         with pytest.raises(HVSError, match="attribute teacher_temp_schedule or teacher_temp"):
             DINOLoss.like(types.SimpleNamespace(student_temp=0.1, center=torch.zeros(1, 3)), epoch=0)
@@ -296,7 +298,9 @@ class TestBadInput:
 
     def test_no_teacher(self) -> None:
         for loss in (DINOLoss(), IBOTLoss()):
-            with pytest.raises(HVSError, match=r"table\(teacher\): expected a teacher's outputs.*, got None.\n  hint: pass teacher="):
+            with pytest.raises(
+                HVSError, match=r"table\(teacher\): expected a teacher's outputs.*, got None.\n  hint: pass teacher="
+            ):
                 loss.table(torch.randn(2, 3, 4))
 
     @pytest.mark.parametrize(
@@ -311,17 +315,23 @@ class TestBadInput:
     )
     def test_masks(self, masks: Tensor | None) -> None:
         student, teacher = ibot_slots(ibot_outputs())
-        with pytest.raises(HVSError, match=r'extras\["masks"\]\): expected bool masks \(4, 3, height, width\).*\n.*for all candidates'):
+        with pytest.raises(
+            HVSError, match=r'extras\["masks"\]\): expected bool masks \(4, 3, height, width\).*\n.*for all candidates'
+        ):
             IBOTLoss().table(student, teacher, MULTI_CROP, {} if masks is None else {"masks": masks})
 
     def test_masks_of_another_grid(self) -> None:
         student, teacher = ibot_slots(ibot_outputs())
         masks = torch.zeros(4, 3, 3, 3, dtype=torch.bool)
-        with pytest.raises(HVSError, match=r"IBOTLoss.table\(student\): expected patches \(candidates, B, 9, width\), as many as a mask"):
+        with pytest.raises(
+            HVSError, match=r"IBOTLoss.table\(student\): expected patches \(candidates, B, 9, width\), as many as a mask"
+        ):
             IBOTLoss().table(student, teacher, MULTI_CROP, {"masks": masks})
 
     def test_global_outputs_without_patches(self) -> None:
         student, teacher = ibot_slots(ibot_outputs())
         student[0] = student[0][0]
-        with pytest.raises(HVSError, match=r'IBOTLoss.table\(student\): expected \(class, patches\) or a dict with the key "patch"'):
+        with pytest.raises(
+            HVSError, match=r'IBOTLoss.table\(student\): expected \(class, patches\) or a dict with the key "patch"'
+        ):
             IBOTLoss().table(student, teacher, MULTI_CROP, {"masks": torch.zeros(4, 3, 2, 3, dtype=torch.bool)})
