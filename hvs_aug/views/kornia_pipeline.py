@@ -92,7 +92,7 @@ class KorniaPipeline(nn.Module):
             the horizontal flips, and Kornia's own parameters in ``extras``; the other fields are at their identity. Without a crop,
             or with a rotation or warp before it, boxes are those of the whole image and the slot is ``uncropped``.
         """
-        require(slot.tie is None, "ViewSlot(tie)", "None for a Kornia pipeline, whose candidates are drawn apart", slot.tie)
+        require(slot.tie is None, "ViewSlot(tie)", "None for a Kornia pipeline, whose candidates are drawn apart", repr(slot.tie))
         sizes = images.sizes
         groups: dict[tuple[int, int], list[int]] = {}
         for image, (height, width) in enumerate(sizes.tolist()):
