@@ -93,12 +93,12 @@ class HardViewLoader:
     def __iter__(self) -> Iterator[Any]:
         if self.device is None or self.device.type != "cuda":
             for batch in self._moved():
-                yield self._chosen(batch)
+                yield self.choose(batch)
             return
         batches = self._moved()
         batch = next(batches, _NO_BATCH)
         while batch is not _NO_BATCH:
-            chosen = self._chosen(batch)
+            chosen = self.choose(batch)
             # The next batch is asked for while the device is busy with this one.
             batch = next(batches, _NO_BATCH)
             yield chosen
@@ -126,7 +126,8 @@ class HardViewLoader:
                 _pixels(_images(moved, key)).record_stream(current)
             yield moved
 
-    def _chosen(self, batch: Any) -> Any:
+    def choose(self, batch: Any) -> Any:
+        """Make of one batch of raw images, on the device already, the batch that iteration yields."""
         key = _locate(batch)
         places = self._extra_places(batch, key)
         extras = {name: torch.stack(list(batch[place])) for name, place in places.items()}

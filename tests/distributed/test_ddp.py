@@ -1,4 +1,4 @@
-"""Two processes under DistributedDataParallel against the same work without scoring, and against one process with the joined batch."""
+"""Two processes under DistributedDataParallel against the same without scoring, and against one process with the joined batch."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -37,7 +35,7 @@ def kinds(model: nn.Module) -> set[str]:
 
 
 def tables(rank: int) -> tuple[list[Tensor], list[set[str]]]:
-    """Scored whole and sharded, before and after a change of the weights that no backward pass announces (an averaged teacher's)."""
+    """Scored whole and sharded, before and after weights change without a backward pass, as an averaged teacher's do."""
     batch = images(4 + rank)
     params = pairs().make_params(batch, torch.Generator().manual_seed(1))
     found, seen = [], []
@@ -61,8 +59,7 @@ def test_scored_like_the_whole_model(processes: Processes) -> None:
 
 def train(rank: int, score: bool) -> list[Tensor]:
     _, model = sharded()
-    scored: Any = lambda pixels: (out := model(pixels), out)
-    sampler = HardPairSampler(scored, NegativeCosineLoss(), pairs(), chunk=12)
+    sampler = HardPairSampler(lambda pixels: (out := model(pixels), out), NegativeCosineLoss(), pairs(), chunk=12)
     if score:
         sampler(images())  # before there is an optimizer, which has to find sharded weights
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -95,5 +92,4 @@ def traffic(rank: int) -> list[tuple[str, int]]:
 
 def test_what_is_exchanged_are_the_weights(processes: Processes) -> None:
     for sent in processes(traffic):
-        print(sent)
         assert [name for name, _ in sent] == ["_allgather_base_"] * 2
