@@ -10,12 +10,15 @@
 torch.Size([8, 3, 32, 32])
 """
 
-from .selection import policies
 from ._check import HVSError
 from .data import ImageBatch, RawImages, collate_images
+from .dropin.loader import HardViewLoader
+from .dropin.wrap import wrap
+from .selection import policies
 from .selection.losses import CallableLoss, DINOLoss, IBOTLoss, NegativeCosineLoss, NTXentLoss, PairLoss
 from .selection.sampler import HardPairSampler, HardViews
 from .views.candidates import CandidateViews
+from .views.convert import convert, register_converter
 from .views.params import ViewParams
 from .views.recipe import ViewRecipe, ViewSlot
 
@@ -25,6 +28,7 @@ __all__ = [
     "DINOLoss",
     "HVSError",
     "HardPairSampler",
+    "HardViewLoader",
     "HardViews",
     "IBOTLoss",
     "ImageBatch",
@@ -36,7 +40,10 @@ __all__ = [
     "ViewRecipe",
     "ViewSlot",
     "collate_images",
+    "convert",
     "policies",
+    "register_converter",
+    "wrap",
 ]
 
 __version__ = "0.1.0"
