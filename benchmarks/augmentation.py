@@ -60,9 +60,9 @@ def photographs(data: Path | None, count: int | None) -> list[bytes]:
     from hvs_aug.pretraining.photographs import photographs as packaged
 
     encoded = []
-    for image, _ in list(packaged())[:count]:
+    for pixels in list(packaged().values())[:count]:
         buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=90)
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=90)
         encoded.append(buffer.getvalue())
     return encoded
 
