@@ -98,6 +98,7 @@ def test_scale_and_color_of_known_params() -> None:
 
 def test_spread_compares_pairs_of_the_same_slots() -> None:
     table = random_table(MULTI_CROP, images=1)
+    table[range(9), range(9)] = 100.0  # the diagonal holds no pairs
     table[:2, 2:5] = table[2:5, :2].transpose(0, 1)
     groups = [[table[u, v, 0] for u in range(2) for v in range(2, 5)], [table[u, v, 0] for u in range(2) for v in range(5, 9)]]
     groups += [

