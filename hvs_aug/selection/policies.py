@@ -171,29 +171,33 @@ class _Random(_Policy):
 
 
 @dataclass(frozen=True, repr=False)
-class _Softmax(_Policy):
+class _Softmax(_Searching):
     maker: ClassVar[str] = "softmax"
-    temperature: float
+    temperature: float = 1.0
 
     def pick(self, call: _Call) -> Tensor:
         slots = call.slots
         search.check_table("softmax", call.scores(self), slots)
         logits = search.finite_or_lowest(call.scores(self)) / self.temperature
+        if self.search == "sampled":
+            combinations = search.draw_combinations(slots, self.limit, call.generator)
+            best, choice = _gumbel_max(search.combination_losses(logits, combinations), call)
+            found = combinations.to(best.device, non_blocking=True)[choice].t()
+            return torch.where(best.isfinite(), found, search.first(logits, slots))
         anchors = search.anchor_combinations(slots)
         scores = search.combination_losses(logits, anchors)
         for span, slot in search.local_spans(slots):
             rows = max(1, (64 << 20) // (4 * (len(span) + 2 * slot.select) * max(1, scores.shape[1])))
             parts = [search.anchor_gains(logits, span, block) for block in torch.split(anchors, rows)]
             scores = scores + torch.cat([_log_weights(part.transpose(0, 1), slot.select)[0][slot.select] for part in parts])
-        gumbel = -torch.log(-torch.log(call.uniform(*scores.shape)))
-        best, choice = (scores + gumbel).max(0)
+        best, choice = _gumbel_max(scores, call)
         anchor = anchors.to(scores.device, non_blocking=True)[choice].t()
         satellites = []
         for span, slot in search.local_spans(slots):
             gains = search.own_gains(logits, span, anchor)
             satellites.append(_draw_subset(gains, slot.select, call.uniform(*gains.shape)))
         found = search.assembled(slots, anchor, satellites)
-        return torch.where(best.isfinite(), found, search.first(scores[None], slots))
+        return torch.where(best.isfinite(), found, search.first(logits, slots))
 
 
 @dataclass(frozen=True, repr=False)
@@ -300,17 +304,19 @@ def random(control: bool = True) -> Policy:
     return _Random(control)
 
 
-def softmax(temperature: float) -> Policy:
+def softmax(temperature: float, *, search: str = "exact", limit: int = 128) -> Policy:
     """Draw a selection in proportion to exp(loss / temperature), out of all selections; hardest as the temperature goes to 0.
 
     Exact for several crops, too: an anchor (a choice of global views) is drawn by its weight summed over all its satellites, an
     elementary symmetric polynomial of exp(gain / temperature); then the satellites, one after the other, by what is left of that
-    sum with each one taken or not. A non-finite selection has weight 0.
+    sum with each one taken or not. A non-finite selection has weight 0. With ``search="sampled"`` the draw is out of ``limit``
+    random distinct selections, which losses of two local views need.
 
     Raises:
         HVSError: if the temperature is not above 0.
     """
-    return _Softmax(require_positive(temperature, "softmax(temperature)"))
+    require_name(search, ("exact", "sampled"), "softmax(search)")
+    return _Softmax(search, limit, require_positive(temperature, "softmax(temperature)"))
 
 
 def semi_hard(quantile: float, limit: int = 1024) -> Policy:
@@ -408,6 +414,11 @@ def choose(
         if bool((kept.sort(0).values.diff(dim=0) == 0).any()):
             fail(call, f"different candidates in the {slot.select} rows of slot {slot.name!r}", "one candidate twice")
     return indices
+
+
+def _gumbel_max(logits: Tensor, call: _Call) -> tuple[Tensor, Tensor]:
+    """Draw a row of each column by the softmax of its logits: (n, B) -> a value that is finite if the row is, and the row (B,)."""
+    return (logits - torch.log(-torch.log(call.uniform(*logits.shape)))).max(0)
 
 
 def _log_weights(gains: Tensor, select: int) -> list[Tensor]:
