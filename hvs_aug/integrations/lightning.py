@@ -1,0 +1,135 @@
+"""Lightning: a callback that puts hard views in the place of every training batch's raw images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+
+from .._check import require
+from ..dropin.loader import HardViewLoader
+from ..selection.sampler import HardPairSampler
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+
+__all__ = ["hard_view_selection"]
+
+_HOOK = "on_after_batch_transfer"
+
+
+def hard_view_selection(make_sampler: Callable[[Any], HardPairSampler]) -> Callback:
+    """Make the callback for ``Trainer(callbacks=[...])``; the LightningModule and its data stay as they are, but for raw images.
+
+    The train dataloader yields raw images (``collate_fn=hvs_aug.collate_images``, no transform). After a batch has crossed to the
+    device, in ``on_after_batch_transfer``, the views are chosen with the module as it is, in the trainer's precision, and
+    ``training_step`` gets the batch that :class:`hvs_aug.dropin.HardViewLoader` would yield: the list of views where the images
+    were. Validation, test and prediction batches are left alone. A hook of that name of the user's own runs first, on raw images.
+
+    The sampler's state goes into the checkpoint, that of every process, so that a resumed run draws and chooses as one that was
+    never interrupted, if it has as many processes; a process that has no state there starts a stream of its own.
+
+    Args:
+        make_sampler: called with the LightningModule when fitting begins, in every process, and returns the sampler. The module is
+            not wrapped by the strategy, so ``HardPairSampler(module, ...)`` is right under DDP too. With a strategy that spawns
+            processes, a function at the top of a file.
+
+    Attributes:
+        hard_pairs: the sampler, once fitting has begun.
+        last: the HardViews of the last batch.
+
+    Raises:
+        HVSError: if ``make_sampler`` does not return a HardPairSampler, or a training batch holds no raw images.
+
+    Example:
+        >>> from lightning.pytorch import Trainer  # doctest: +SKIP
+        >>> views = hvs_aug.CandidateViews.preset("simclr")  # doctest: +SKIP
+        >>> loss = hvs_aug.NTXentLoss(temperature=0.1)  # doctest: +SKIP
+        >>> hard = hard_view_selection(lambda module: hvs_aug.HardPairSampler(module, loss, views))  # doctest: +SKIP
+        >>> Trainer(callbacks=[hard])  # doctest: +SKIP
+    """
+    from lightning.pytorch import Callback
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+
+    class HardViewSelection(Callback):
+        def __init__(self) -> None:
+            self._loader: HardViewLoader | None = None
+            self._waiting: dict[str, Any] | None = None
+            self._owner: Any = None
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return hard_view_selection, (make_sampler,)
+
+        @property
+        def state_key(self) -> str:
+            return "HardViewSelection"
+
+        @property
+        def hard_pairs(self) -> HardPairSampler | None:
+            return None if self._loader is None else self._loader.hard_pairs
+
+        @property
+        def last(self) -> Any:
+            return None if self._loader is None else self._loader.last
+
+        def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            sampler = make_sampler(pl_module)
+            require(isinstance(sampler, HardPairSampler), "hard_view_selection(make_sampler)", "a HardPairSampler from it", sampler)
+            self._loader = HardViewLoader([], sampler, pl_module.device)
+            if self._waiting is not None:
+                self.load_state_dict(self._waiting)  # it came before there was a sampler
+            self._install(trainer, pl_module, self._loader)
+
+        def _install(self, trainer: Trainer, pl_module: LightningModule, loader: HardViewLoader) -> None:
+            """Where Lightning looks for the hook: the data module's, unless only the LightningModule has one of its own."""
+            data = getattr(trainer, "datamodule", None)
+            theirs = data is not None and (is_overridden(_HOOK, data) or not is_overridden(_HOOK, pl_module))
+            self._owner = data if theirs else pl_module
+            own = getattr(self._owner, _HOOK)
+            precision = trainer.precision_plugin
+
+            def after_transfer(batch: Any, dataloader_idx: int) -> Any:
+                batch = own(batch, dataloader_idx)
+                if not trainer.training:
+                    return batch
+                with precision.forward_context():
+                    batch = loader.choose(batch)
+                return precision.convert_input(batch)
+
+            setattr(self._owner, _HOOK, after_transfer)
+
+        def _remove(self) -> None:
+            if self._owner is not None:
+                delattr(self._owner, _HOOK)
+                self._owner = None
+
+        def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+            self._remove()
+            self._waiting = None
+
+        def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+            self._remove()
+
+        def state_dict(self) -> dict[str, Any]:
+            """The sampler's state in every process. Lightning calls this in all of them."""
+            if self.hard_pairs is None:
+                return self._waiting or {}
+            state = self.hard_pairs.state_dict()
+            if not (dist.is_available() and dist.is_initialized()):
+                return {"processes": [state]}
+            states: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(states, state)
+            return {"processes": states}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            self._waiting = state_dict
+            sampler = self.hard_pairs
+            if sampler is None or not state_dict:
+                return
+            rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+            states = state_dict["processes"]
+            own = states[rank] if rank < len(states) else sampler.state_dict() | {"step": states[0]["step"]}
+            sampler.load_state_dict(own)
+
+    return HardViewSelection()
