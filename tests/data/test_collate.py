@@ -80,7 +80,7 @@ def test_every_kind_of_image_gives_the_same_pixels() -> None:
         array,
         read_only,
         np.asfortranarray(array),
-        array[::-1][::-1],
+        array[::-1, ::-1].copy()[::-1, ::-1],
         tensor,
         tv_tensors.Image(tensor),
         png,
@@ -253,6 +253,7 @@ BAD: dict[str, tuple[Sequence[Any], dict[str, Any], str, str]] = {
         "a uint8, uint16 or floating-point array, got a bool array of shape (2, 2, 3)",
         "",
     ),
+    "uint32": ([np.zeros((2, 2, 3), np.uint32)], {}, "floating-point array, got a uint32 array of shape (2, 2, 3)", ""),
     "text": (["a.jpg"], {}, "got str 'a.jpg'", ""),
     "keys": (
         [{"photo": 1, "label": 2}],
