@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -93,14 +94,17 @@ class Report:
         named = list(columns) if columns is not None else list(dict.fromkeys(key for row in rows for key in row))
         numeric = [all(isinstance(row.get(name), (int, float, type(None))) for row in rows) for name in named]
 
+        written = [[str(name), *_written([row.get(name) for row in rows])] for name in named]
+
         def line(tag: str, cells: Iterable[str]) -> str:
             classes = (' class="number"' if right else "" for right in numeric)
             marked = (f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for cell, kind in zip(cells, classes, strict=True))
             return f"<tr>{''.join(marked)}</tr>"
 
-        body = "\n".join(line("td", (_cell(row.get(name)) for name in named)) for row in rows)
+        head, *body = zip(*written, strict=True)
+        lines = "\n".join(line("td", cells) for cells in body)
         return self._add(
-            f'<div class="scroll"><table>\n<thead>{line("th", named)}</thead>\n<tbody>\n{body}\n</tbody></table></div>'
+            f'<div class="scroll"><table>\n<thead>{line("th", head)}</thead>\n<tbody>\n{lines}\n</tbody></table></div>'
         )
 
     def figure(self, figure: Figure, caption: str = "", alt: str = "") -> Report:
@@ -140,10 +144,11 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _written(values: Sequence[Any]) -> list[str]:
+    """A column's cells: its floating-point numbers to as many decimals as show three digits of the largest."""
+    sizes = [abs(value) for value in values if isinstance(value, float) and math.isfinite(value) and value != 0]
+    decimals = min(6, max(0, 2 - math.floor(math.log10(max(sizes))))) if sizes else 2
+    return ["" if value is None else f"{value:.{decimals}f}" if isinstance(value, float) else str(value) for value in values]
 
 
 def inspect(
@@ -192,19 +197,23 @@ def inspect(
         table, params = scored.table, scored.params
         indices = exact(table, sampler.slots, local_pairs=sampler.loss.local_pairs)
     names = [os.path.basename(path) for path in paths]
-    slots = ", ".join(
-        f"{slot.candidates} {slot.name} candidates of {slot.recipe.size} px, {slot.select} kept" for slot in views.slots
-    )
     title = "Candidate views" if sampler is None else "Candidate views, and the hardest"
     sheet = contact_sheet(panels(batch, views, params, table, indices, names), views.slots, title)
     picture = png(sheet)
     target = Path(out) / "contact_sheet.png"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(picture)
-    page = Report(title, slots).picture(picture, alt=f"Candidate views of {len(names)} images: {', '.join(names)}")
+    page = Report(f"Contact sheet of {len(names)} images", "; ".join(map(_described, views.slots))).picture(
+        picture, alt=f"Candidate views of {len(names)} images: {', '.join(names)}"
+    )
     if indices is not None and table is not None:
         page.heading("What was chosen").table(_chosen_rows(names, params, table, indices, views.slots))
     return target, page.write(target.with_suffix(".html"))
+
+
+def _described(slot: ViewSlot) -> str:
+    size = getattr(slot.recipe, "size", None)
+    return f"{slot.name}: {slot.select} of {slot.candidates} candidates{'' if size is None else f', {size} px'}"
 
 
 def _chosen_rows(
