@@ -73,7 +73,8 @@ class ViewParams:
             HVSError: if a view has no crop (a Kornia pipeline without one).
         """
         if self.uncropped:
-            fail("ViewParams.iou()", "a crop in every slot", f"none in slot {self.uncropped[0]}", "add a crop to its pipeline.")
+            hint = "add a crop to its pipeline, before anything that rotates or warps."
+            fail("ViewParams.iou()", "a crop in every slot", f"none in slot {self.uncropped[0]}", hint)
         top, left, height, width = self.boxes.unbind(-1)
         bottom, right = top + height, left + width
 

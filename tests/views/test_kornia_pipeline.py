@@ -22,6 +22,7 @@ from hvs_aug import CandidateViews, HVSError, ImageBatch, ViewParams, ViewRecipe
 from hvs_aug.integrations import kornia as ours
 from hvs_aug.selection.losses import NTXentLoss
 from hvs_aug.selection.sampler import HardPairSampler
+from hvs_aug.views.kornia_pipeline import KorniaPipeline
 
 
 class Speckle(nn.Module):
@@ -29,6 +30,16 @@ class Speckle(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return images + 0.1 * torch.rand_like(images)
+
+
+class Fading(K.IntensityAugmentationBase2D):
+    """An augmentation that changes its own parameters while it is applied."""
+
+    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        return {"gain": torch.rand(batch_shape[0])}
+
+    def apply_transform(self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Any = None) -> Tensor:
+        return input * params["gain"].mul_(0.5).view(-1, 1, 1, 1)
 
 
 def _simclr(size: int = 16) -> K.AugmentationSequential:
@@ -58,6 +69,7 @@ PIPELINES: dict[str, Any] = {
         K.PatchSequential(K.RandomGaussianBlur((3, 3), (0.5, 2.0)), K.RandomSolarize(), grid_size=(2, 2), random_apply=True),
     ),
     "plain modules": lambda: K.ImageSequential(Speckle(), K.RandomResizedCrop((16, 16)), Speckle()),
+    "changed while applied": lambda: K.ImageSequential(K.RandomResizedCrop((16, 16)), Fading(p=1.0)),
     "ours": lambda: ours.augmentation_sequential(CandidateViews.preset("simsiam", size=24).slots[0].recipe),
 }
 
@@ -97,6 +109,18 @@ def test_replay_and_winners_are_bit_exact(name: str, mixed: bool, tmp_path: Path
     assert torch.equal(views.transform(images, last)[0], _gather(_gather(rendered, indices), torch.tensor([[1, 0, 1, 1]])))
     assert torch.equal(torch.get_rng_state(), state)
     assert rendered.dtype == torch.float32 and rendered.shape[:3] == (4, 4, 3)
+
+
+@pytest.mark.parametrize("mixed, calls", [(False, 3), (True, 7)], ids=["one size", "mixed sizes"])
+def test_winners_cost_the_calls_that_hold_one(monkeypatch: pytest.MonkeyPatch, mixed: bool, calls: int) -> None:
+    """Two images of one size share calls: winners 0, 1 and 3 are three; where sizes differ the others have two each of their own."""
+    images, views = _images(mixed), CandidateViews(ViewSlot(_simclr(), candidates=4, select=2))
+    winners = views.make_params(images, _generator()).select(torch.tensor([[0, 1, 0, 0], [1, 3, 1, 3]]))
+    counted = []
+    call = KorniaPipeline._call
+    monkeypatch.setattr(KorniaPipeline, "_call", lambda *arguments: counted.append(1) or call(*arguments))
+    views.transform(images, winners)
+    assert len(counted) == calls
 
 
 def test_a_call_gives_what_kornia_gives() -> None:
@@ -200,7 +224,8 @@ def test_no_box_can_be_read(steps: Sequence[nn.Module]) -> None:
     params = CandidateViews([crop, ViewSlot(nn.Sequential(*steps))]).make_params(torch.rand(2, 3, 32, 40), _generator())
     assert params.uncropped == (1,) and (params.boxes[4:] == torch.tensor([0, 0, 32, 40])).all()
     with pytest.raises(
-        HVSError, match=r"ViewParams.iou\(\): expected a crop in every slot, got none in slot 1.\n  hint: add a crop"
+        HVSError,
+        match=r"ViewParams.iou\(\): expected a crop in every slot, got none in slot 1.\n  hint: add a crop to its pipeline, before",
     ):
         params.iou()
 
