@@ -156,7 +156,7 @@ def _by_slot(
 
 
 def _check(call: str, outputs: SlotOutputs, slots: Sequence[ViewSlot], student: Tensor | None = None) -> Tensor:
-    """Check what shapes, dtypes and devices tell, and return the first tensor; a teacher's are compared with the student's first."""
+    """Check what shapes, dtypes and devices tell, and return the first tensor; a teacher's have to match the student's first."""
     like = student
     for output, slot in zip(outputs, slots, strict=True):
         if output is None and student is not None and slot.role == "local":
