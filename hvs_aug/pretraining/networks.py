@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -20,18 +19,20 @@ __all__ = ["ENCODERS", "PrototypeHead", "SmallResNet", "VisionTransformer", "ave
 class SmallResNet(nn.Module):
     """A ResNet of three stages with one basic block each (8 layers with the stem and a head), for images of about 32 pixels.
 
-    Shape: (n, channels, h, w) -> (n, 4 * width).
+    Shape: (n, 3, h, w) -> (n, 4 * width).
     Source: He et al., arXiv 1512.03385, section 4.2 (the CIFAR ResNets, n = 1); pre-activation as in arXiv 1603.05027.
     """
 
-    def __init__(self, width: int = 32, channels: int = 3) -> None:
+    def __init__(self, width: int = 32, stride: int = 1) -> None:
         super().__init__()
         self.features = 4 * width
-        self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.stem = nn.Conv2d(3, width, 3, stride, padding=1, bias=False)
         self.stages = nn.Sequential(_Block(width, width, 1), _Block(width, 2 * width, 2), _Block(2 * width, 4 * width, 2))
         self.norm = nn.BatchNorm2d(4 * width)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
+        images = images.contiguous(memory_format=torch.channels_last)  # convolutions then take 0.6 of the time on a CPU
         return F.relu(self.norm(self.stages(self.stem(images)))).mean((2, 3))
 
 
@@ -52,12 +53,12 @@ class _Block(nn.Module):
 class VisionTransformer(nn.Module):
     """timm's vision transformer, with a mask token, for views of any size that is a multiple of the patch.
 
-    Shape: images (n, channels, h, w), masks (n, h / patch, w / patch) bool or none -> the [CLS] token (n, features) and the patch
+    Shape: images (n, 3, h, w), masks (n, h / patch, w / patch) bool or none -> the [CLS] token (n, features) and the patch
         tokens (n, patches, features), both normalised. Where a mask is True the patch's embedding is the mask token.
     Source: ViT, arXiv 2010.11929; the mask token, iBOT, arXiv 2111.07832, section 3.1.
     """
 
-    def __init__(self, size: int, patch: int, width: int, depth: int, heads: int, channels: int = 3) -> None:
+    def __init__(self, size: int, patch: int, width: int, depth: int, heads: int) -> None:
         super().__init__()
         try:
             from timm.models.vision_transformer import VisionTransformer as TimmTransformer
@@ -68,7 +69,6 @@ class VisionTransformer(nn.Module):
         self.body = TimmTransformer(
             img_size=size,
             patch_size=patch,
-            in_chans=channels,
             embed_dim=width,
             depth=depth,
             num_heads=heads,
@@ -135,24 +135,28 @@ def average(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     torch._foreach_lerp_(own, theirs, 1 - momentum)
 
 
-def _resnet(name: str) -> Callable[[int, int], nn.Module]:
-    def build(size: int, channels: int) -> nn.Module:
+class ResNet(nn.Module):
+    """torchvision's ResNet without its classifier; below 64 pixels with a stem of one 3x3 convolution and no pooling.
+
+    Shape: (n, 3, h, w) -> (n, features).
+    Source: He et al., arXiv 1512.03385; the small stem, SimCLR, arXiv 2002.05709, appendix B.9.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        super().__init__()
         import torchvision
 
-        network = getattr(torchvision.models, name)(weights=None)
-        small = size < 64
-        if small or channels != 3:  # SimCLR, arXiv 2002.05709, appendix B.9: 3x3 stem of stride 1, no pooling, for CIFAR
-            kernel, stride, padding = (3, 1, 1) if small else (7, 2, 3)
-            network.conv1 = nn.Conv2d(channels, 64, kernel, stride, padding, bias=False)
-            network.maxpool = nn.Identity() if small else network.maxpool
-        network.features, network.fc = network.fc.in_features, nn.Identity()
-        return cast("nn.Module", network)
+        self.body = getattr(torchvision.models, name)(weights=None)
+        self.features: int = self.body.fc.in_features
+        self.body.fc = nn.Identity()
+        if size < 64:
+            self.body.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+            self.body.maxpool = nn.Identity()
+        self.to(memory_format=torch.channels_last)
 
-    return build
-
-
-def _transformer(width: int, depth: int, heads: int) -> Callable[[int, int], nn.Module]:
-    return lambda size, channels: VisionTransformer(size, patch_of(size), width, depth, heads, channels)
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.body(images.contiguous(memory_format=torch.channels_last))
+        return features
 
 
 def patch_of(size: int) -> int:
@@ -160,24 +164,21 @@ def patch_of(size: int) -> int:
     return 16 if size >= 64 else 4
 
 
-ENCODERS: dict[str, Callable[[int, int], nn.Module]] = {
-    "resnet8": lambda size, channels: SmallResNet(32, channels),
-    "resnet8-narrow": lambda size, channels: SmallResNet(16, channels),
-    "resnet18": _resnet("resnet18"),
-    "resnet50": _resnet("resnet50"),
-    "vit-micro": _transformer(128, 4, 4),
-    "vit-tiny": _transformer(192, 12, 3),  # DeiT, arXiv 2012.12877, table 1
-    "vit-small": _transformer(384, 12, 6),
+ENCODERS: dict[str, Callable[[int], nn.Module]] = {
+    "resnet8": lambda size: SmallResNet(),
+    "resnet18": lambda size: ResNet("resnet18", size),
+    "resnet50": lambda size: ResNet("resnet50", size),
+    "vit-micro": lambda size: VisionTransformer(size, patch_of(size), width=128, depth=4, heads=4),
+    "vit-tiny": lambda size: VisionTransformer(size, patch_of(size), width=192, depth=12, heads=3),  # DeiT, arXiv 2012.12877
+    "vit-small": lambda size: VisionTransformer(size, patch_of(size), width=384, depth=12, heads=6),
 }
-"""Networks by name, each built from the views' size and the images' channels; ``.features`` is the width of what they return."""
+"""Networks by name, each for views of so many pixels; ``.features`` is the width of what they return."""
 
 
-def build_encoder(name: str, size: int, channels: int = 3) -> Any:
+def build_encoder(name: str, size: int) -> Any:
     """Build one of ``ENCODERS`` for views of that many pixels.
 
     Raises: HVSError for an unknown name, with the closest one that is known.
     """
     require_name(name, ENCODERS, "build_encoder(name)")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="timm")
-        return ENCODERS[name](size, channels)
+    return ENCODERS[name](size)

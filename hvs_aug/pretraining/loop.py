@@ -1,0 +1,437 @@
+"""The training loop of the commands: a loader, a sampler, a step, metrics, and checkpoints that resume bit for bit on a CPU."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from .._check import fail, require, require_name
+from ..analysis.metrics import SelectionMeter
+from ..data.batch import ImageBatch
+from ..data.collate import collate_images
+from ..selection import policies
+from .build import METHODS, build_method
+from .checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint, whole_file
+from .methods import Method
+from .networks import patch_of
+
+__all__ = [
+    "CHECKPOINT",
+    "METRICS",
+    "POLICIES",
+    "Interrupted",
+    "Pretraining",
+    "Settings",
+    "fitting_size",
+    "load_method",
+    "make_policy",
+    "summarise",
+    "time_shares",
+]
+
+CHECKPOINT, ENCODER, METRICS = "checkpoint.safetensors", "encoder.safetensors", "metrics.jsonl"
+
+POLICIES: dict[str, Callable[..., policies.Policy]] = {
+    "hardest": policies.hardest,
+    "easiest": policies.easiest,
+    "random": lambda: policies.random(control=False),
+    "random-scored": policies.random,
+    "min_iou": policies.min_iou,
+    "softmax": policies.softmax,
+    "semi_hard": policies.semi_hard,
+    "mixture": policies.mixture,
+    "warmup": lambda steps: policies.warmup(int(steps)),
+}
+"""Policies by the name that the command line knows them by; the last four take a number, as in ``softmax:0.5``."""
+
+
+class Images(Protocol):
+    """A map-style dataset: of images, or of tuples that start with one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides what a run computes, beside its images. Saved with its checkpoint.
+
+    Attributes:
+        method, size, encoder: what is trained, for views of how many pixels.
+        epochs, batch_size, learning_rate, seed: how. ``learning_rate`` is that of the method where it is ``None``.
+        candidates, policy, score_scale: which views are trained on, as in :class:`hvs_aug.HardPairSampler`.
+    """
+
+    method: str = "simclr"
+    size: int = 32
+    encoder: str | None = None
+    epochs: int = 100
+    batch_size: int = 256
+    learning_rate: float | None = None
+    seed: int = 0
+    candidates: int | None = None
+    policy: str = "hardest"
+    score_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_name(self.method, METHODS, "Settings(method)")
+        for name in ("size", "epochs", "batch_size"):
+            require(getattr(self, name) >= 1, f"Settings({name})", "an integer of at least 1", getattr(self, name))
+        rate = self.learning_rate
+        require(rate is None or rate > 0, "Settings(learning_rate)", "a number above 0", rate)
+        make_policy(self.policy)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, after the step was finished and the checkpoint written; ``checkpoint`` is its path, ``None`` without an ``out``."""
+
+    def __init__(self, step: int, checkpoint: Path | None) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step, self.checkpoint = step, checkpoint
+
+
+class Pretraining:
+    """One run: the method, its sampler and its optimiser, and how far it has come.
+
+    A step depends on the settings, the images and the step's number alone, so that a run which was stopped and resumed
+    computes what it would have computed without the stop: bit for bit on a CPU with the same number of threads.
+
+    Args:
+        settings: what to compute.
+        dataset: yields an image, or a tuple that starts with one, in any form that :func:`hvs_aug.collate_images` takes.
+        device: where it is computed.
+        workers: processes that decode; with 0 the main process does.
+    """
+
+    def __init__(self, settings: Settings, dataset: Images, device: str | torch.device = "cpu", workers: int = 0) -> None:
+        self.settings, self.dataset = settings, dataset
+        self.device, self.workers = torch.device(device), workers
+        self.images = len(dataset)
+        self.batch_size = min(settings.batch_size, self.images)
+        self.steps_per_epoch = self.images // self.batch_size
+        self.total = settings.epochs * self.steps_per_epoch
+        self.step = 0
+        self.method = build_method(settings.method, settings.size, settings.encoder, settings.seed)
+        self.method.to(self.device)
+        self.views = self.method.views(settings.size, settings.candidates)
+        self.sampler = self.method.sampler(
+            self.views,
+            policy=make_policy(settings.policy),
+            score_scale=settings.score_scale,
+            generator=torch.Generator().manual_seed(settings.seed),
+        )
+        rate = settings.learning_rate if settings.learning_rate is not None else self.method.learning_rate
+        self.peak_rate = rate * math.sqrt(self.batch_size / 256)
+        weights = [weight for weight in self.method.parameters() if weight.requires_grad]
+        decayed = {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": self.method.weight_decay}
+        kept = {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0}
+        self.optimizer = torch.optim.AdamW([decayed, kept], lr=self.peak_rate)
+
+    def run(
+        self, out: Path | None = None, *, log_every: int = 10, progress: bool = True, stop_at: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Train to the end, or to step ``stop_at``, and return the metrics of every ``log_every``-th step.
+
+        With ``out``, metrics go to ``metrics.jsonl`` there, the run to ``checkpoint.safetensors`` after every epoch and on
+        Ctrl-C, and in the end the encoder alone to ``encoder.safetensors``. Nothing is written before the first step is done.
+
+        Raises: Interrupted after Ctrl-C; HVSError if the loss is no longer finite.
+        """
+        stop = self.total if stop_at is None else min(stop_at, self.total)
+        if out is not None:
+            _cut_metrics(out / METRICS, self.step)
+        logged: list[dict[str, Any]] = []
+        title = f"{self.settings.method}, {self.settings.policy} views"
+        with (
+            _deferred_interrupt() as interrupted,
+            tqdm(total=self.total, initial=self.step, desc=title, unit="step", disable=not progress) as bar,
+        ):
+            while self.step < stop:
+                for images, waited in _timed(self._rest_of_epoch(stop)):
+                    measured = (self.step + 1) % log_every == 0 or self.step + 1 == self.total
+                    metrics = self.train_step(images, measured)
+                    if metrics is not None:
+                        metrics["seconds"]["loading"] = waited
+                        logged.append(metrics)
+                        bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
+                        if out is not None:
+                            _append(out / METRICS, metrics)
+                    bar.update()
+                    if interrupted():
+                        break
+                if out is not None:
+                    self.save(out / CHECKPOINT)
+                if interrupted():
+                    raise Interrupted(self.step, None if out is None else out / CHECKPOINT)
+        if out is not None and self.step == self.total:
+            self.save_encoder(out / ENCODER)
+        return logged
+
+    def train_step(self, images: ImageBatch, measured: bool = False) -> dict[str, Any] | None:
+        """One step; if ``measured``, return its loss, its choice and its seconds, for which the host waits for the device."""
+        method, slots = self.method, self.views.slots
+        self.sampler.profile = measured
+        start = time.perf_counter()
+        progress = self.step / self.total
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.peak_rate * _rate(progress)
+        method.schedule(progress)
+        images = images.to(self.device, non_blocking=True)
+        params = self.views.make_params(images, self.sampler.generator)
+        drawn = time.perf_counter()
+        hard = self.sampler(images, method.extras(slots, len(images), self.sampler.generator), params=params)
+        chosen = time.perf_counter()
+        loss = method.loss(hard)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        if method.clip is not None:
+            for weight in method.parameters():
+                if weight.grad is not None:
+                    torch.nn.utils.clip_grad_norm_(weight, method.clip)
+        self.optimizer.step()
+        method.after_step()
+        self.step += 1
+        if not measured:
+            return None
+        value = loss.item()  # waits for the device
+        done = time.perf_counter()
+        if not math.isfinite(value):
+            hint = "resume from the last checkpoint with a lower --learning-rate, or look at the images that it saw."
+            fail("Pretraining.run()", "a finite loss", f"{value} in step {self.step}", hint)
+        meter = SelectionMeter(slots)
+        meter.update(hard.indices, params, loss=hard.loss if torch.isfinite(hard.loss).any() else None)
+        spent = hard.timings or {}
+        seconds = {
+            "views": drawn - start + spent["views"] + spent["render"],
+            "scoring": spent["scoring"],
+            "search": spent["search"],
+            "training": done - chosen,
+        }
+        found = meter.compute()
+        return {
+            "step": self.step,
+            "epoch": round(self.step / self.steps_per_epoch, 4),
+            "loss": value,
+            "chosen_loss": found.pop("loss", None),
+            **found,
+            "nonfinite": int(hard.nonfinite),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "images_per_second": len(images) / (done - start),
+            "seconds": seconds,
+        }
+
+    def save(self, path: Path) -> None:
+        """Write all of the run to one file."""
+        chosen = self.sampler.state_dict()
+        tensors = {f"method.{name}": value for name, value in self.method.state_dict().items()}
+        tensors |= {f"optimizer.{name}": value for name, value in flatten_optimizer(self.optimizer).items()}
+        tensors["sampler.generator"] = chosen["generator"]
+        state = {"settings": asdict(self.settings), "step": self.step, "choices": chosen["step"], "images": self.images}
+        save_checkpoint(path, tensors, state)
+
+    @classmethod
+    def resume(cls, path: Path, dataset: Images, device: str | torch.device = "cpu", workers: int = 0) -> Pretraining:
+        """Continue a run on the same images.
+
+        Raises: HVSError if there is no checkpoint, or the number of images is another.
+        """
+        tensors, state = load_checkpoint(path)
+        run = cls(_settings(state, path), dataset, device, workers)
+        require(
+            run.images == state["images"],
+            "Pretraining.resume(dataset)",
+            f"the {state['images']} images that the run began with",
+            f"{run.images}",
+            "give the same --data, or start anew with another --out.",
+        )
+        _load(run.method, tensors, path)
+        restore_optimizer(run.optimizer, _below("optimizer.", tensors))
+        run.sampler.load_state_dict({"generator": tensors["sampler.generator"], "step": state["choices"]})
+        run.step = state["step"]
+        return run
+
+    def save_encoder(self, path: Path) -> None:
+        """Write the encoder alone, as its ``state_dict()``."""
+        student = getattr(self.method, "teacher", self.method)
+        weights = {name: value.detach().cpu().contiguous() for name, value in student.encoder.state_dict().items()}
+        with whole_file(path) as partial:
+            save_file(weights, partial, metadata={"settings": json.dumps(asdict(self.settings))})
+
+    def _rest_of_epoch(self, stop: int) -> Iterator[ImageBatch]:
+        epoch, done = divmod(self.step, self.steps_per_epoch)
+        generator = torch.Generator().manual_seed(self.settings.seed * 100_003 + epoch)
+        order = torch.randperm(self.images, generator=generator)[: self.steps_per_epoch * self.batch_size]
+        batches = order.view(-1, self.batch_size)[done : min(self.steps_per_epoch, stop - epoch * self.steps_per_epoch)]
+        loader: DataLoader[Any] = DataLoader(
+            cast("Dataset[Any]", self.dataset),
+            batch_sampler=batches.tolist(),
+            collate_fn=_collate,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_ignore_interrupt,
+            generator=torch.Generator(),  # the default one is the global random state
+        )
+        return iter(loader)
+
+
+def make_policy(name: str) -> policies.Policy:
+    """A policy from its name and, after a colon, its number.
+
+    Raises: HVSError for an unknown name, with the closest one that is known, or a missing or wrong number.
+
+    Example:
+        >>> make_policy("softmax:0.5")
+        softmax(temperature=0.5)
+    """
+    kind, _, number = name.partition(":")
+    require_name(kind, POLICIES, "--policy")
+    needed = list(POLICIES).index(kind) >= list(POLICIES).index("softmax")
+    try:
+        return POLICIES[kind](float(number)) if needed else POLICIES[kind](*([float(number)] if number else []))
+    except (ValueError, TypeError) as error:
+        if type(error).__name__ == "HVSError":
+            raise
+        expected = f"{kind} with a number after a colon" if needed else f"{kind} alone"
+        fail("--policy", expected, repr(name), "for example softmax:0.5, semi_hard:0.9, mixture:0.5 or warmup:1000.")
+
+
+def fitting_size(images: Images, method: str) -> int:
+    """Pixels of a view that suit some images: their median shorter side, at most 224, in whole patches for a transformer."""
+    require_name(method, METHODS, "--method")
+    shown = _collate([images[index] for index in torch.linspace(0, len(images) - 1, min(16, len(images))).long().tolist()])
+    side = min(224, int(shown.sizes.amin(1).median()))
+    return side if METHODS[method].fewest > 1 else max(1, side // patch_of(side)) * patch_of(side)
+
+
+def summarise(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a run did, in a few lines: its loss, the overlap of what it chose, and where the time went."""
+    if not metrics:
+        return []
+    first, last = metrics[0], metrics[-1]
+    lines = [f"loss {first['loss']:.3f} in step {first['step']}, {last['loss']:.3f} in step {last['step']}"]
+    if "iou" in last:
+        chosen, random = (sum(line[name] for line in metrics) / len(metrics) for name in ("iou", "iou_random"))
+        lines.append(f"overlap (IoU) of the chosen views {chosen:.3f}, of random ones {random:.3f}")
+    shares = time_shares(metrics)
+    lines.append("time: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
+    return lines
+
+
+def time_shares(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The share of the measured time of each part of a step."""
+    totals = {name: sum(line["seconds"][name] for line in metrics) for name in metrics[0]["seconds"]}
+    return {name: total / sum(totals.values()) for name, total in totals.items()}
+
+
+def load_method(path: Path, device: str | torch.device = "cpu") -> tuple[Method, Settings]:
+    """The trained method of a checkpoint, and what it was trained by.
+
+    Raises: HVSError if there is no checkpoint.
+    """
+    tensors, state = load_checkpoint(path)
+    settings = _settings(state, path)
+    method = build_method(settings.method, settings.size, settings.encoder)
+    _load(method, tensors, path)
+    return method.to(device), settings
+
+
+def _collate(samples: list[Any]) -> ImageBatch:
+    """Collate the images of samples, and leave their labels, which pretraining does not see."""
+    batch: ImageBatch = collate_images([sample[0] if isinstance(sample, (tuple, list)) else sample for sample in samples])
+    return batch
+
+
+def _rate(progress: float, warmup: float = 0.05) -> float:
+    """Linear warm-up over a share of the run, then half a cosine to 0."""
+    if progress < warmup:
+        return progress / warmup + 1e-3
+    return (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
+
+
+def _settings(state: Mapping[str, Any], path: Path) -> Settings:
+    known = {field.name for field in fields(Settings)}
+    unknown = sorted(set(state["settings"]) - known)
+    require(not unknown, "load_checkpoint(path)", "settings that this version knows", f"{unknown} in {path}")
+    return Settings(**state["settings"])
+
+
+def _load(method: Method, tensors: Mapping[str, Tensor], path: Path) -> None:
+    weights, own = _below("method.", tensors), method.state_dict()
+    fits = weights.keys() == own.keys() and all(weights[name].shape == value.shape for name, value in own.items())
+    require(fits, "load_checkpoint(path)", f"the weights of {type(method).__name__}", f"others in {path}")
+    method.load_state_dict(weights)
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _timed(batches: Iterator[ImageBatch]) -> Iterator[tuple[ImageBatch, float]]:
+    """Each batch with the seconds that it was waited for."""
+    start = time.perf_counter()
+    for batch in batches:
+        yield batch, time.perf_counter() - start
+        start = time.perf_counter()
+
+
+def _append(path: Path, metrics: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(metrics, allow_nan=False) + "\n")
+
+
+def _cut_metrics(path: Path, step: int) -> None:
+    """Leave out the lines of later steps, which a resumed run computes again, and a last line that was cut short."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except json.JSONDecodeError:
+            break
+    with whole_file(path) as partial:
+        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _ignore_interrupt(worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the main one finishes its step, for which it needs the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a flag, so that no step is cut in half; a second one stops at once."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        os.write(2, b"\nstopping after this step; Ctrl-C again to stop at once\n")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
