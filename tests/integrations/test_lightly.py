@@ -20,6 +20,7 @@ from hvs_aug.selection.search import selection_loss
 from hvs_aug.selection.slots import first_candidates
 
 from ..dropin.photographs import photographs, save_photographs
+from .example import SMALL, main_of
 
 pytest.importorskip("lightly")
 from lightly import loss as losses
@@ -220,3 +221,9 @@ def test_candidate_transforms() -> None:
         CandidateTransform(SimCLRTransform(), local_views=2)
     with pytest.raises(HVSError, match="CandidateTransform.candidates.: expected a count of at least 1, got int 0"):
         CandidateTransform(SimCLRTransform(), 0)
+
+
+def test_the_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    losses = main_of("lightly_simclr")(["--data", str(save_photographs(tmp_path)), "--epochs", "1", *SMALL])
+    assert len(losses) == 1 and 0 < losses[0] < 20
+    assert "epoch 0  loss " in capsys.readouterr().out

@@ -19,8 +19,9 @@ from hvs_aug.selection.losses import NTXentLoss
 from hvs_aug.selection.sampler import HardPairSampler
 
 from ..distributed.processes import Processes
-from ..dropin.photographs import photographs
+from ..dropin.photographs import photographs, save_photographs
 from ..selection.models import pairs
+from .example import SMALL, main_of
 
 pytest.importorskip("lightning.pytorch")
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -191,3 +192,12 @@ def test_two_devices(tmp_path: Path) -> None:
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(weights, same, strict=True))
     states = torch.load(tmp_path / "first.ckpt", weights_only=True)["callbacks"]["HardViewSelection"]["processes"]
     assert [state["step"] for state in states] == [2, 2] and not torch.equal(states[0]["generator"], states[1]["generator"])
+
+
+@pytest.mark.filterwarnings("ignore:Starting from v1.9.0, `tensorboardX` has been removed:UserWarning")
+def test_the_example(tmp_path: Path) -> None:
+    data, out = save_photographs(tmp_path / "images"), tmp_path / "out"
+    fitted = main_of("lightning_simclr")(["--data", str(data), "--steps", "2", "--devices", "1", "--out", str(out), *SMALL])
+    assert fitted.global_step == 2 and 0 < float(fitted.callback_metrics["loss"]) < 20
+    (checkpoint,) = out.rglob("*.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["callbacks"]["HardViewSelection"]["processes"][0]["step"] == 2
