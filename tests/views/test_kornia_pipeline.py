@@ -113,7 +113,7 @@ def test_replay_and_winners_are_bit_exact(name: str, mixed: bool, tmp_path: Path
 
 @pytest.mark.parametrize("mixed, calls", [(False, 3), (True, 7)], ids=["one size", "mixed sizes"])
 def test_winners_cost_the_calls_that_hold_one(monkeypatch: pytest.MonkeyPatch, mixed: bool, calls: int) -> None:
-    """Two images of one size share calls: winners 0, 1 and 3 are three; where sizes differ the others have two each of their own."""
+    """Two images of one size share calls: winners 0, 1 and 3 are three; of other sizes each has two of its own."""
     images, views = _images(mixed), CandidateViews(ViewSlot(_simclr(), candidates=4, select=2))
     winners = views.make_params(images, _generator()).select(torch.tensor([[0, 1, 0, 0], [1, 3, 1, 3]]))
     counted = []
