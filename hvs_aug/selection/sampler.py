@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from .._check import HVSError, fail, require, require_name
 from ..data.batch import ImageBatch
 from ..views.candidates import CandidateViews
+from ..views.draw import own_generator
 from ..views.params import ViewParams
 from ..views.recipe import ViewSlot
 from .losses import CallableLoss, PairLoss
@@ -209,7 +209,7 @@ class HardPairSampler:
         self.fraction = fraction
         self.scorer = scorer
         self.buffers = buffers
-        self.generator = generator if generator is not None else _own_generator()
+        self.generator = generator if generator is not None else own_generator()
         self.profile = profile
         self.step = 0
         self._judge = torch.compile(self._judged) if compile else self._judged
@@ -522,13 +522,6 @@ def _reduced(values: Tensor, size: list[int]) -> Tensor:
         return values
     flat = nn.functional.interpolate(values.flatten(0, 1), size=size, mode="bilinear", antialias=True)
     return by_view(flat, values.shape[1])
-
-
-def _own_generator() -> torch.Generator:
-    """A generator that differs between processes of equal seeds, and from the global one."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    rank = torch.distributed.get_rank() if distributed else int(os.environ.get("RANK", "0"))
-    return torch.Generator().manual_seed((torch.initial_seed() + 0x9E3779B97F4A7C15 * (rank + 1)) % 2**63)
 
 
 def _require_autocast(device: torch.device, dtype: torch.dtype | None) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .._check import fail, readable, require
 from ..data.batch import ImageBatch
 from ..ops import blur, color, crop, per_sample
-from .draw import draw_slot
+from .draw import draw_slot, own_generator
 from .params import ViewParams
 from .presets import preset_slots
 from .recipe import ViewRecipe, ViewSlot
@@ -88,7 +88,8 @@ class CandidateViews(nn.Module):
             ViewParams of V views on the CPU: one seed gives the same views on every device.
         """
         batch = ImageBatch.of(images)
-        generator = self._own_generator() if generator is None else generator
+        if generator is None:
+            self._generator = generator = self._generator or own_generator()
         require(
             isinstance(generator, torch.Generator) and generator.device.type == "cpu",
             "CandidateViews.make_params(generator)",
@@ -183,13 +184,6 @@ class CandidateViews(nn.Module):
 
     def _kornia(self, index: int) -> Any:
         return dict(self.kornia.items()).get(str(index))
-
-    def _own_generator(self) -> torch.Generator:
-        if self._generator is None:
-            distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-            rank = torch.distributed.get_rank() if distributed else 0
-            self._generator = torch.Generator().manual_seed((torch.initial_seed() + 0x9E3779B97F4A7C15 * (rank + 1)) % 2**63)
-        return self._generator
 
 
 def _kornia_pipeline(pipeline: nn.Module) -> nn.Module:

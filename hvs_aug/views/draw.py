@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from .params import ViewParams
 from .recipe import ViewRecipe, ViewSlot
 
-__all__ = ["draw_boxes", "draw_slot"]
+__all__ = ["draw_boxes", "draw_slot", "own_generator"]
 
 _TRIES = 10  # torchvision RandomResizedCrop.get_params draws ten boxes before it falls back on a central one.
 
@@ -24,6 +25,13 @@ _FACTORS = slice(2 * _TRIES + 8, 2 * _TRIES + 12)
 _ORDER = slice(2 * _TRIES + 12, 2 * _TRIES + 16)
 _CROP = (*range(2 * _TRIES), _TOP, _LEFT, _FLIP)
 _COLUMNS = 2 * _TRIES + 16
+
+
+def own_generator() -> torch.Generator:
+    """A CPU generator that starts from ``torch.initial_seed()`` and this process's rank, so that equal seeds draw apart on each."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    rank = torch.distributed.get_rank() if distributed else int(os.environ.get("RANK", "0"))
+    return torch.Generator().manual_seed((torch.initial_seed() + 0x9E3779B97F4A7C15 * (rank + 1)) % 2**63)
 
 
 def draw_slot(slot: ViewSlot, index: int, sizes: Tensor, generator: torch.Generator) -> ViewParams:
