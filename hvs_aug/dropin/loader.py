@@ -35,11 +35,12 @@ class ViewList(list[Tensor]):
         try:
             return super().__getitem__(index)
         except IndexError:
-            message = (
-                f"HardViewLoader: expected a view index below {len(self)}, the number of views that are selected, got {index!r}.\n"
-                "  hint: the slots' `select` decides it; make them return as many views as the training loop uses."
-            )
-        raise ViewIndexError(message)
+            expected = f"a view index below {len(self)}, the number of views that are selected"
+            hint = "the slots' `select` decides it; make them return as many views as the training loop uses."
+            try:
+                fail("HardViewLoader", expected, repr(index), hint)
+            except HVSError as error:
+                raise ViewIndexError(str(error)) from None
 
 
 class HardViewLoader:

@@ -169,9 +169,10 @@ def _raw_loader(loader: DataLoader[Any], slots: Sequence[ViewSlot]) -> DataLoade
         options |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
         if not isinstance(loader.dataset, IterableDataset):
             options["sampler"] = loader.sampler
-    transform = _RawTransform([slot.recipe.size for slot in slots if slot.role == "global" for _ in range(slot.candidates)])
-    collate = _RawCollate(len(slots[0].recipe.mean or "RGB"))
-    return DataLoader(_raw_dataset(loader.dataset, transform), collate_fn=collate, **options)
+    channels = len(slots[0].recipe.mean or "RGB")
+    sizes = [slot.recipe.size for slot in slots if slot.role == "global" for _ in range(slot.candidates)]
+    raw = _raw_dataset(loader.dataset, _RawTransform(sizes, channels))
+    return DataLoader(raw, collate_fn=_RawCollate(channels), **options)
 
 
 class _RawViews(list[Tensor]):
@@ -185,15 +186,14 @@ class _RawViews(list[Tensor]):
 class _RawTransform:
     """In the place of a dataset's transform: passes the image on as it is."""
 
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self.sizes = list(sizes)
+    def __init__(self, sizes: Sequence[int], channels: int) -> None:
+        self.shapes = [(channels, size, size) for size in sizes]
 
     def __call__(self, image: Any) -> _RawViews:
-        channels = len(image.getbands()) if isinstance(image, Image.Image) else 3
         if isinstance(image, Image.Image) and image.mode == "RGB":
             # As an array, which is not turned by the EXIF orientation: the dataset's own pipeline does not turn it either.
             image = np.asarray(image)
-        return _RawViews(image, [torch.empty(channels, size, size, device="meta") for size in self.sizes])
+        return _RawViews(image, [torch.empty(shape, device="meta") for shape in self.shapes])
 
 
 class _RawCollate:

@@ -17,10 +17,12 @@ def photographs() -> tuple[Image.Image, ...]:
     return tuple(Image.fromarray(array).resize((80 + 8 * index, 90 - 6 * index)) for index, array in enumerate(arrays))
 
 
-def save_photographs(folder: Path, side: int | None = None) -> Path:
-    """Write them as an ImageFolder of two classes and return the folder; ``side`` makes them squares of that size."""
+def save_photographs(folder: Path, quarters: bool = False) -> Path:
+    """Write them as an ImageFolder of two classes and return the folder; ``quarters`` writes the four quarters of each instead."""
     for index, image in enumerate(photographs()):
-        place = folder / f"class-{index % 2}" / f"{index}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        (image if side is None else image.resize((side, side))).save(place)
+        (folder / f"class-{index % 2}").mkdir(parents=True, exist_ok=True)
+        width, height = image.width // 2, image.height // 2
+        boxes = [(left, top, left + width, top + height) for left in (0, width) for top in (0, height)]
+        for part, saved in enumerate([image.crop(box) for box in boxes] if quarters else [image]):
+            saved.save(folder / f"class-{index % 2}" / f"{index}-{part}.png")
     return folder

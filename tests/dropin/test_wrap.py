@@ -246,7 +246,7 @@ def test_nested_datasets(folder: Path, model: Model) -> None:
 def test_lightly_dataset(folder: Path, model: Model) -> None:
     dataset = LightlyDataset(str(folder), transform=PAIR)
     views, _, names = next(iter(wrapped(DataLoader(dataset, batch_size=2), model)))
-    assert len(views) == 2 and names[0].endswith("0.png") and dataset.transform is PAIR
+    assert len(views) == 2 and names[0].endswith("0-0.png") and dataset.transform is PAIR
 
 
 def test_datasets_that_use_the_other_attribute(model: Model) -> None:

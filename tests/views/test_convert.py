@@ -220,6 +220,7 @@ def test_random_apply() -> None:
     crop, end = v1.RandomResizedCrop(32), v1.ToTensor()
     assert convert_view([crop, v1.RandomApply([v1.RandomGrayscale(0.5)], 0.5), end]).gray_prob == 0.25
     assert convert_view([crop, v1.RandomApply([v1.RandomRotation(5)], 0.0), end]).order == ()
+    assert convert_view([crop, v1.RandomGrayscale(0.0), v1.RandomGrayscale(0.5), v1.ColorJitter(), end]).order == ("gray",)
     both = [v1.RandomGrayscale(0.5), v1.RandomHorizontalFlip(0.5)]
     assert convert_view([crop, v1.RandomApply(both, 1.0), end]).order == ("gray", "flip")
     with pytest.raises(HVSError, match="one random operation inside RandomApply"):
