@@ -232,9 +232,8 @@ class _MinIoU(_Policy):
     def pick(self, call: _Call) -> Tensor:
         if call.params is None:
             fail("min_iou(params)", "the params of the candidates", "None", "render the candidates with CandidateViews.")
-        overlap = call.params.iou()
-        overlap.diagonal().zero_()
-        return search.exact(-without_local_pairs(overlap, call.slots), call.slots).to(call.target[1], non_blocking=True)
+        overlap = without_local_pairs(call.params.iou(), call.slots)
+        return search.exact(-overlap, call.slots).to(call.target[1], non_blocking=True)
 
 
 @dataclass(frozen=True, repr=False)
