@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -169,10 +168,8 @@ def _raw_loader(loader: DataLoader[Any], slots: Sequence[ViewSlot]) -> DataLoade
         options |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
         if not isinstance(loader.dataset, IterableDataset):
             options["sampler"] = loader.sampler
-    channels = len(slots[0].recipe.mean or "RGB")
     sizes = [slot.recipe.size for slot in slots if slot.role == "global" for _ in range(slot.candidates)]
-    raw = _raw_dataset(loader.dataset, _RawTransform(sizes, channels))
-    return DataLoader(raw, collate_fn=_RawCollate(channels), **options)
+    return DataLoader(_raw_dataset(loader.dataset, _RawTransform(sizes)), collate_fn=_collate_raw, **options)
 
 
 class _RawViews(list[Tensor]):
@@ -186,36 +183,37 @@ class _RawViews(list[Tensor]):
 class _RawTransform:
     """In the place of a dataset's transform: passes the image on as it is."""
 
-    def __init__(self, sizes: Sequence[int], channels: int) -> None:
-        self.shapes = [(channels, size, size) for size in sizes]
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.sizes = list(sizes)
 
     def __call__(self, image: Any) -> _RawViews:
         if isinstance(image, Image.Image) and image.mode == "RGB":
             # As an array, which is not turned by the EXIF orientation: the dataset's own pipeline does not turn it either.
             image = np.asarray(image)
-        return _RawViews(image, [torch.empty(shape, device="meta") for shape in self.shapes])
+        channels = _channels(image)
+        return _RawViews(image, [torch.empty(channels, size, size, device="meta") for size in self.sizes])
 
 
-class _RawCollate:
+def _channels(image: Any) -> int:
+    if isinstance(image, Image.Image):
+        return 1 if len(image.getbands()) == 1 and image.mode != "P" else 3
+    grey = image.ndim == 2
+    return 1 if grey else int(image.shape[0 if isinstance(image, Tensor) else -1])
+
+
+def _collate_raw(samples: Sequence[Any]) -> Any:
     """Take the raw images out of the samples, then :func:`collate_images`."""
-
-    def __init__(self, channels: int) -> None:
-        self.collate = partial(collate_images, channels=channels)
-
-    def __call__(self, samples: Sequence[Any]) -> Any:
-        return self.collate([_unwrapped(sample) for sample in samples])
+    unwrapped, channels = zip(*map(_unwrapped, samples), strict=True)
+    return collate_images(unwrapped, channels=max(channels))
 
 
-def _unwrapped(sample: Any) -> Any:
+def _unwrapped(sample: Any) -> tuple[Any, int]:
+    """The sample with its raw image, and the number of that image's channels."""
     if isinstance(sample, _RawViews):
-        return sample.raw
-    found = False
-    if isinstance(sample, Mapping):
-        found = any(isinstance(value, _RawViews) for value in sample.values())
-        unwrapped: Any = {name: value.raw if isinstance(value, _RawViews) else value for name, value in sample.items()}
-    elif isinstance(sample, (tuple, list)):
-        found = any(isinstance(value, _RawViews) for value in sample)
-        unwrapped = tuple(value.raw if isinstance(value, _RawViews) else value for value in sample)
-    if not found:
+        return sample.raw, _channels(sample.raw)
+    parts = list(sample.values()) if isinstance(sample, Mapping) else list(sample) if isinstance(sample, (tuple, list)) else []
+    raw = [part.raw for part in parts if isinstance(part, _RawViews)]
+    if not raw:
         fail(_CALL, "a dataset whose samples hold what its transform returned", f"{type(sample).__name__} without it", _BY_HAND)
-    return unwrapped
+    parts = [part.raw if isinstance(part, _RawViews) else part for part in parts]
+    return dict(zip(sample, parts, strict=True)) if isinstance(sample, Mapping) else tuple(parts), _channels(raw[0])

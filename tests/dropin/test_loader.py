@@ -229,6 +229,25 @@ def test_a_model_in_eval_mode_is_said_once() -> None:
     assert len(warned) == 1
 
 
+def test_on_a_gpu_the_next_batch_is_asked_for_before_this_one_is_handed_out() -> None:
+    events: list[str] = []
+
+    class Recorded(HardViewLoader):
+        def _moved(self) -> Iterator[Any]:
+            for number in range(3):
+                events.append(f"moved {number}")
+                yield number
+
+        def choose(self, batch: Any) -> Any:
+            events.append(f"chosen {batch}")
+            return batch
+
+    for number in Recorded([], make_sampler(), device="cuda"):
+        events.append(f"trained {number}")
+    expected = "moved 0, chosen 0, moved 1, trained 0, chosen 1, moved 2, trained 1, chosen 2, trained 2"
+    assert events == expected.split(", ")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_prefetch_gives_what_the_cpu_gives() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -209,6 +210,13 @@ def test_it_follows_changes_of_the_users_objects(folder: Path, model: Model) -> 
     assert third.loader is not first.loader and third.hard_pairs.slots[0].candidates == 6 and third.hard_pairs.step == 3
 
 
+def test_the_raw_dataset_reaches_spawned_workers(folder: Path, model: Model) -> None:
+    inner = wrapped(DataLoader(Subset(ImageFolder(folder, PAIR), range(4)), batch_size=4), model).loader
+    dataset, collate_fn = pickle.loads(pickle.dumps((inner.dataset, inner.collate_fn)))
+    images, labels = collate_fn([dataset[index] for index in range(4)])
+    assert len(images) == 4 and labels.tolist() == [0, 0, 0, 1]
+
+
 def test_persistent_workers_live_on(folder: Path, model: Model) -> None:
     loader = DataLoader(ImageFolder(folder, PAIR), batch_size=3, num_workers=1, persistent_workers=True)
     hard = wrapped(loader, model)
@@ -303,8 +311,9 @@ def test_grey_datasets_keep_their_one_channel(model: Model) -> None:
         def __getitem__(self, index: int) -> Any:
             return self.transform(photographs()[index].convert("L")), index
 
-    hard = wrapped(DataLoader(Grey(transforms.Normalize((0.5,), (0.5,))), batch_size=2), lambda images: images.flatten(1))
-    assert next(iter(hard))[0][0].shape == (2, 1, 16, 16)
+    for steps in ([], [transforms.Normalize((0.5,), (0.5,))]):
+        hard = wrapped(DataLoader(Grey(*steps), batch_size=2), lambda images: images.flatten(1))
+        assert next(iter(hard))[0][0].shape == (2, 1, 16, 16)
 
 
 def test_nothing_is_kept_of_a_loader_that_is_gone(folder: Path, model: Model) -> None:
