@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import random
 import statistics
 import time
@@ -37,7 +38,21 @@ from ..selection.search import selection_loss
 from ..views.candidates import CandidateViews
 from ..views.params import ViewParams
 
-__all__ = ["FULL", "RANDOM", "Chooser", "Trainee", "Workload", "measure", "pareto", "recommend", "settings"]
+__all__ = [
+    "CHEAP",
+    "FULL",
+    "OPTIONS",
+    "RANDOM",
+    "Chooser",
+    "Trainee",
+    "Workload",
+    "advice",
+    "measure",
+    "ours",
+    "pareto",
+    "recommend",
+    "settings",
+]
 
 RANDOM = "random views"
 FULL = "full size"
@@ -120,33 +135,36 @@ def ours(**options: Any) -> Factory:
     return lambda trainee, views: trainee.sampler(views, **options)
 
 
+CHEAP: dict[str, Any] = {"score_scale": 0.4, "autocast": torch.bfloat16, "channels_last": True}
+"""The preset "cheap": what is recommended where a step may cost a tenth more."""
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    FULL: {},
+    "channels last": {"channels_last": True},
+    "bfloat16": {"autocast": torch.bfloat16, "channels_last": True},
+    "half": {"score_scale": 0.5},
+    "half, bfloat16": {"score_scale": 0.5, "autocast": torch.bfloat16, "channels_last": True},
+    "quarter": {"score_scale": 0.25},
+    "half of the tokens": {"token_keep": 0.5},
+    "quarter of the tokens": {"token_keep": 0.25},
+    "every 2nd step": {"every": 2},
+    "half of the batch": {"fraction": 0.5},
+    "smallest overlap": {"policy": min_iou()},
+    "cheap": CHEAP,
+}
+"""The settings of HardPairSampler that a table compares, by name."""
+
+
 def settings(transformer: bool, masked: bool = False) -> dict[str, Factory]:
-    """The contestants of a table, each a setting of HardPairSampler.
+    """The contestants of a table, each one of :data:`OPTIONS`.
 
     Args:
         transformer: whether the network has patch tokens.
         masked: whether the loss compares masked patches, which ``token_keep`` cannot do.
     """
-    listed: dict[str, dict[str, Any]] = {
-        FULL: {},
-        "channels last": {"channels_last": True},
-        "bfloat16": {"autocast": torch.bfloat16, "channels_last": not transformer},
-        "half": {"score_scale": 0.5},
-        "half, bfloat16": {"score_scale": 0.5, "autocast": torch.bfloat16, "channels_last": not transformer},
-        "quarter": {"score_scale": 0.25},
-        "every 2nd step": {"every": 2},
-        "half of the batch": {"fraction": 0.5},
-        "smallest overlap": {"policy": min_iou()},
-    }
-    if transformer:
-        del listed["channels last"]
-        if not masked:
-            listed["half of the tokens"] = {"token_keep": 0.5}
-            listed["quarter of the tokens"] = {"token_keep": 0.25}
-    return {name: ours(**options) for name, options in listed.items()} | {"cheap": lambda *made: made[0].sampler(made[1], **CHEAP)}
-
-
-CHEAP: dict[str, Any] = {"score_scale": 0.5, "autocast": torch.bfloat16, "channels_last": True}
+    unfit = {"channels last"} if transformer else set()
+    unfit |= {name for name in OPTIONS if "token_keep" in OPTIONS[name] and (masked or not transformer)}
+    return {name: ours(**options) for name, options in OPTIONS.items() if name not in unfit}
 
 
 class _Runner:
@@ -330,6 +348,7 @@ def _peak_bytes(runner: _Runner, batch: ImageBatch) -> int:
         runner.step(batch)
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device) - before)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else it reports its own starting and stopping
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         runner.step(batch)
     held = most = 0
@@ -405,6 +424,15 @@ def recommend(rows: Sequence[Mapping[str, Any]], limit: float = 1.10, least: flo
         return max(within, key=lambda row: row["captured"])
     enough = [row for row in chosen if row["captured"] >= least]
     return min(enough, key=lambda row: row["ratio"]) if enough else max(chosen, key=lambda row: row["captured"])
+
+
+def advice(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in two lines which setting to use, what it will cost and what it keeps."""
+    best = recommend(rows)
+    options = OPTIONS.get(best["setting"], {})
+    words = "".join(f", {name}={value!r}" for name, value in options.items())
+    extra = f"{100 * (best['ratio'] - 1):.0f} % more time a step than random views"
+    return f"use {best['setting']}: HardPairSampler(model, loss, views{words})\n{extra}, {best['captured']:.0%} of the hardness"
 
 
 def pareto(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
