@@ -21,7 +21,7 @@ def build_method(name: str, size: int, encoder: str | None = None, seed: int = 0
 
     Example:
         >>> build_method("simclr", size=32).encode(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 128])
+        torch.Size([2, 64])
     """
     require_name(name, METHODS, "build_method(name)")
     kind = METHODS[name]

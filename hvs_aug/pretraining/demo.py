@@ -29,7 +29,7 @@ from .photographs import PhotographTiles, as_batch, photograph_tiles
 
 __all__ = ["demo"]
 
-SIZE, BATCH = 32, 128
+SIZE, BATCH, ENCODER = 32, 128, "resnet8-strided"
 # Passes over the tiles that take about as long on two cores with either method.
 EPOCHS = {"simclr": 40, "simsiam": 40, "byol": 30, "dino": 12, "ibot": 8}
 SHOWN = ("astronaut", "chelsea", "coffee", "motorcycle_left", "china", "flower", "rocket", "ihc")  # on the contact sheet
@@ -72,7 +72,8 @@ def demo(
     require_name(method, METHODS, "--method")
     start = time.perf_counter()
     tiles = photograph_tiles() if tiles is None else tiles
-    settings = Settings(method, SIZE, epochs=EPOCHS[method] if epochs is None else epochs, batch_size=BATCH, seed=seed)
+    encoder = ENCODER if METHODS[method].fewest > 1 else None
+    settings = Settings(method, SIZE, encoder, EPOCHS[method] if epochs is None else epochs, BATCH, seed=seed)
     policies = {
         "random": replace(settings, policy="random", candidates=METHODS[method].fewest),
         "hard": replace(settings, candidates=candidates),

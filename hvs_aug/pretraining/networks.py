@@ -19,11 +19,13 @@ __all__ = ["ENCODERS", "PrototypeHead", "SmallResNet", "VisionTransformer", "ave
 class SmallResNet(nn.Module):
     """A ResNet of three stages with one basic block each (8 layers with the stem and a head), for images of about 32 pixels.
 
+    ``stride`` is that of the stem: 2 takes a quarter of the time.
+
     Shape: (n, 3, h, w) -> (n, 4 * width).
     Source: He et al., arXiv 1512.03385, section 4.2 (the CIFAR ResNets, n = 1); pre-activation as in arXiv 1603.05027.
     """
 
-    def __init__(self, width: int = 32, stride: int = 1) -> None:
+    def __init__(self, width: int = 16, stride: int = 1) -> None:
         super().__init__()
         self.features = 4 * width
         self.stem = nn.Conv2d(3, width, 3, stride, padding=1, bias=False)
@@ -166,9 +168,10 @@ def patch_of(size: int) -> int:
 
 ENCODERS: dict[str, Callable[[int], nn.Module]] = {
     "resnet8": lambda size: SmallResNet(),
+    "resnet8-strided": lambda size: SmallResNet(stride=2),
     "resnet18": lambda size: ResNet("resnet18", size),
     "resnet50": lambda size: ResNet("resnet50", size),
-    "vit-micro": lambda size: VisionTransformer(size, patch_of(size), width=128, depth=4, heads=4),
+    "vit-micro": lambda size: VisionTransformer(size, patch_of(size), width=96, depth=4, heads=3),
     "vit-tiny": lambda size: VisionTransformer(size, patch_of(size), width=192, depth=12, heads=3),  # DeiT, arXiv 2012.12877
     "vit-small": lambda size: VisionTransformer(size, patch_of(size), width=384, depth=12, heads=6),
 }
