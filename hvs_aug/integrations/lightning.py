@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
@@ -23,7 +24,7 @@ def hard_view_selection(make_sampler: Callable[[Any], HardPairSampler]) -> Callb
     """Make the callback for ``Trainer(callbacks=[...])``; the LightningModule and its data stay as they are, but for raw images.
 
     The train dataloader yields raw images (``collate_fn=hvs_aug.collate_images``, no transform). After a batch has crossed to the
-    device, in ``on_after_batch_transfer``, the views are chosen with the module as it is, in the trainer's precision, and
+    device, in ``on_after_batch_transfer``, the views are chosen with the module as it is, in the trainer's mixed precision, and
     ``training_step`` gets the batch that :class:`hvs_aug.dropin.HardViewLoader` would yield: the list of views where the images
     were. Validation, test and prediction batches are left alone. A hook of that name of the user's own runs first, on raw images.
 
@@ -32,8 +33,9 @@ def hard_view_selection(make_sampler: Callable[[Any], HardPairSampler]) -> Callb
 
     Args:
         make_sampler: called with the LightningModule when fitting begins, in every process, and returns the sampler. The module is
-            not wrapped by the strategy, so ``HardPairSampler(module, ...)`` is right under DDP too. With a strategy that spawns
-            processes, a function at the top of a file.
+            not wrapped by the strategy, so ``HardPairSampler(module, ...)`` is right under DDP too. In a precision such as
+            "bf16-true", ``HardPairSampler(lambda x: module(x.to(module.dtype)), ...)``. With a strategy that spawns processes, a
+            function at the top of a file.
 
     Attributes:
         hard_pairs: the sampler, once fitting has begun.
@@ -56,7 +58,7 @@ def hard_view_selection(make_sampler: Callable[[Any], HardPairSampler]) -> Callb
         def __init__(self) -> None:
             self._loader: HardViewLoader | None = None
             self._waiting: dict[str, Any] | None = None
-            self._owner: Any = None
+            self._replaced: list[tuple[Any, str]] = []
 
         def __reduce__(self) -> tuple[Any, ...]:
             return hard_view_selection, (make_sampler,)
@@ -85,24 +87,31 @@ def hard_view_selection(make_sampler: Callable[[Any], HardPairSampler]) -> Callb
             """Where Lightning looks for the hook: the data module's, unless only the LightningModule has one of its own."""
             data = getattr(trainer, "datamodule", None)
             theirs = data is not None and (is_overridden(_HOOK, data) or not is_overridden(_HOOK, pl_module))
-            self._owner = data if theirs else pl_module
-            own = getattr(self._owner, _HOOK)
-            precision = trainer.precision_plugin
+            owner: Any = data if theirs else pl_module
+            own, precision = getattr(owner, _HOOK), trainer.precision_plugin
+            convert = precision.convert_input
+            # Other precisions change the default dtype in their context, in which views are not to be rendered.
+            scoring = precision.forward_context if "mixed" in str(precision.precision) else nullcontext
 
             def after_transfer(batch: Any, dataloader_idx: int) -> Any:
                 batch = own(batch, dataloader_idx)
                 if not trainer.training:
                     return batch
-                with precision.forward_context():
+                with scoring():
                     batch = loader.choose(batch)
-                return precision.convert_input(batch)
+                return convert(batch)
 
-            setattr(self._owner, _HOOK, after_transfer)
+            # Half precision and FSDP convert a batch before it crosses, and would take an ImageBatch apart.
+            self._replace(precision, "convert_input", lambda batch: batch if trainer.training else convert(batch))
+            self._replace(owner, _HOOK, after_transfer)
+
+        def _replace(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
+            setattr(owner, name, function)
+            self._replaced.append((owner, name))
 
         def _remove(self) -> None:
-            if self._owner is not None:
-                delattr(self._owner, _HOOK)
-                self._owner = None
+            while self._replaced:
+                delattr(*self._replaced.pop())
 
         def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
             self._remove()

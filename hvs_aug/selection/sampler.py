@@ -104,7 +104,8 @@ class HardPairSampler:
 
     Scoring leaves no trace: buffers, training flags, gradients, the global random state and the autocast cache are afterwards as
     before; a DistributedDataParallel wrapper is bypassed and SyncBatchNorm takes local statistics, so that processes need not
-    score together. Candidates of one resolution go through the model in one call.
+    score together. (Where weights are sharded by FSDP2, or negatives gathered, they must: at the same steps, in as many chunks.)
+    Candidates of one resolution go through the model in one call.
 
     Args:
         model: any callable from ``(n, C, H, W)`` to a tensor, or a tuple or dict of tensors, with first axis n.

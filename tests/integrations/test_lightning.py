@@ -104,13 +104,14 @@ def trainer(folder: Path, callback: Any, **options: Any) -> Trainer:
 
 def test_two_epochs(tmp_path: Path) -> None:
     module, hard = Validated(), hard_view_selection(make_sampler)
-    trainer(tmp_path, hard).fit(module, loader(), loader())
+    fitted = trainer(tmp_path, hard)
+    fitted.fit(module, loader(), loader())
     assert len(module.seen) == 6 and hard.hard_pairs.step == 6
     assert not torch.equal(module.seen[0], module.seen[3])
     assert torch.equal(torch.cat(hard.last.views), module.seen[-1])
     assert hard.last.indices.shape == (2, 4) and hard.last.loss.isfinite().all()
     assert len(module.validated) == 8 and all(isinstance(batch[0], ImageBatch) for batch in module.validated)
-    assert "on_after_batch_transfer" not in vars(module)
+    assert "on_after_batch_transfer" not in vars(module) and "convert_input" not in vars(fitted.precision_plugin)
     expected = HardPairSampler(SimCLR(), NTXentLoss(temperature=0.2), pairs())
     assert torch.equal(torch.cat(expected(next(iter(loader()))[0]).views), module.seen[0])
 
@@ -137,6 +138,19 @@ def test_scoring_is_in_the_trainers_precision(tmp_path: Path) -> None:
     trainer(tmp_path, hard, max_steps=2, precision="bf16-mixed").fit(module, loader())
     assert hard.last.outputs[0].dtype == torch.bfloat16 and hard.last.views[0].dtype == torch.float32
     assert torch.equal(torch.cat(hard.last.views), module.seen[-1])
+
+
+def test_a_module_in_half_precision(tmp_path: Path) -> None:
+    def casting(module: Any) -> HardPairSampler:
+        return HardPairSampler(lambda pixels: module(pixels.to(module.dtype)), NTXentLoss(temperature=0.2), pairs())
+
+    module, hard = SimCLR(), hard_view_selection(casting)
+    trainer(tmp_path, hard, max_steps=1, precision="bf16-true").fit(module, loader())
+    assert hard.last.outputs[0].dtype == module.seen[0].dtype == torch.bfloat16 and module.labels.dtype == torch.int64
+    expected = HardPairSampler(SimCLR().to(torch.bfloat16), NTXentLoss(temperature=0.2), pairs())
+    drawn = expected.views.make_params(next(iter(loader()))[0], expected.generator)
+    assert torch.equal(hard.last.params.boxes, drawn.select(hard.last.indices, [0, 0]).boxes)
+    assert torch.equal(torch.cat(hard.last.views).to(torch.bfloat16), module.seen[0]) and hard.last.views[0].dtype == torch.float32
 
 
 @pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`")
