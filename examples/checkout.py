@@ -1,4 +1,4 @@
-"""What the wrap_*.py share: import the script of an untouched clone, and have one of its functions run a few lines of ours first."""
+"""What the wrap_*.py share: import the script of an untouched clone, and have one of its functions run lines of ours first."""
 
 from __future__ import annotations
 

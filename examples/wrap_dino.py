@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+import torch
 from checkout import at_head, import_script
 
 import hvs_aug
@@ -18,7 +19,8 @@ import hvs_aug
 def hard_views(own: SimpleNamespace) -> None:
     """Our lines at the head of train_one_epoch; ``own`` has its arguments."""
     loss = hvs_aug.DINOLoss.like(own.dino_loss, own.epoch)
-    own.data_loader = hvs_aug.wrap(own.data_loader, model=own.student, teacher=own.teacher, loss=loss)
+    half = None if own.fp16_scaler is None else torch.float16
+    own.data_loader = hvs_aug.wrap(own.data_loader, model=own.student, teacher=own.teacher, loss=loss, autocast=half)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import torch
 from checkout import at_head, import_script
 
 import hvs_aug
@@ -17,7 +18,8 @@ import hvs_aug
 def hard_views(own: SimpleNamespace) -> None:
     """Our lines at the head of SimCLR.train; ``own`` has its arguments."""
     loss = hvs_aug.NTXentLoss(temperature=own.self.args.temperature)
-    own.train_loader = hvs_aug.wrap(own.train_loader, model=own.self.model, loss=loss)
+    half = torch.float16 if own.self.args.fp16_precision else None
+    own.train_loader = hvs_aug.wrap(own.train_loader, model=own.self.model, loss=loss, autocast=half)
 
 
 def main() -> None:
