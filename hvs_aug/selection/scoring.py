@@ -110,7 +110,7 @@ def untraced(
     with ExitStack() as stack:
         accelerated = device.type in ("cuda", "xpu") and torch.get_device_module(device).is_available()
         devices = [device] if accelerated else []
-        stack.enter_context(torch.random.fork_rng(devices, device_type=device.type if accelerated else None))
+        stack.enter_context(torch.random.fork_rng(devices, device_type=device.type if accelerated else "cpu"))
         stack.enter_context(torch.no_grad())
         stack.enter_context(_precision(device, autocast))
         stack.enter_context(_alone(modules))
