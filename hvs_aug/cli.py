@@ -181,7 +181,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 
 def _benchmark(arguments: argparse.Namespace) -> None:
-    from .analysis.overhead import benchmark
+    from .pretraining.benchmark import benchmark
 
     _require_positive(arguments, "size", "batch_size", "candidates")
     benchmark(

@@ -1,0 +1,118 @@
+"""``hvs-aug benchmark``: what hard views cost on the user's machine with the user's images, and the setting to use."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._check import fail, require
+from ..analysis.overhead import Workload, advice, measure, pareto, settings
+from .build import build_method
+from .self_distillation import IBOT
+
+__all__ = ["benchmark"]
+
+_SHOWN = ("setting", "ratio", "bound", "captured", "agreement", "views", "scoring", "search", "render", "training")
+
+
+def benchmark(
+    data: Path | None,
+    out: Path,
+    *,
+    method: str,
+    model: str | None,
+    size: int,
+    batch_size: int,
+    candidates: int | None,
+    device: torch.device,
+    quick: bool,
+) -> list[dict[str, Any]]:
+    """Measure every setting of the sampler for one method, print the table and the setting to use, and write both to ``out``.
+
+    Args:
+        data: the user's images, a folder or an archive; those of the demo by default.
+        out: the folder for ``overhead.json`` and ``overhead.png``.
+        method, model, size: what :func:`build_method` builds.
+        batch_size, candidates: of a training step; candidates as in the method's preset by default.
+        quick: two rounds, to see that it runs.
+    """
+    train, held_out = _images(data, batch_size)
+    trial = build_method(method, size, encoder=model)
+    drawn = candidates if candidates is not None else 2 if trial.fewest == 1 else 4
+    hint = "more candidates than are kept leave something to choose."
+    require(drawn > trial.fewest, "--candidates", f"more than {trial.fewest} for {method}", f"{drawn}", hint)
+    workload = Workload(
+        lambda: build_method(method, size, encoder=model),
+        size,
+        batch_size,
+        drawn,
+        train,
+        held_out,
+        device,
+        torch.bfloat16 if device.type == "cuda" else None,
+    )
+    masked = isinstance(trial, IBOT)
+    transformer = masked or (model if model is not None else type(trial).default_encoders[size >= 64]).startswith("vit")
+    rows = measure(
+        workload,
+        settings(transformer, masked),
+        repeats=2 if quick else 9,
+        warmup=1 if quick else 2,
+        points=(0, 2) if quick else (0, 50, 150),
+        judged=1 if quick else 4,
+        progress=_shown,
+    )
+    said = advice(rows)
+    print(_table(rows), said, sep="\n")
+    out.mkdir(parents=True, exist_ok=True)
+    name = f"{method}, {size} px, {batch_size} images, {drawn} candidates"
+    (out / "overhead.json").write_text(
+        json.dumps({"workload": name, "rows": rows, "advice": said}, indent=1, allow_nan=False) + "\n"
+    )
+    try:
+        print(f"written to {out / 'overhead.json'} and {pareto([{'workload': name, **row} for row in rows], out / 'overhead.png')}")
+    except ImportError:
+        print(f"written to {out / 'overhead.json'}; the figure needs matplotlib: pip install 'hvs_aug[demo]'")
+    return rows
+
+
+def _images(data: Path | None, batch: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Images to train on and, every fourth, to judge on; a few batches of each are enough."""
+    if data is None:
+        from .photographs import photographs
+
+        found = list(photographs().values())
+    else:
+        from ..data.raw_images import RawImages
+
+        dataset = RawImages(data)
+        count = min(len(dataset), 32 * batch)
+        places = [math.floor(place * len(dataset) / count) for place in range(count)] if count else []
+        found = [image for image in (dataset[place][0] for place in places) if isinstance(image, Tensor)]
+    if len(found) < 2:
+        fail("--data", "at least 2 images, to train on and to judge on", f"{len(found)}")
+    held_out = found[::4]
+    return [image for index, image in enumerate(found) if index % 4], held_out
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    """A row for each setting: ratios and shares as they are, parts of a step in milliseconds."""
+    lines = [[f"{name} ms" if name in _SHOWN[5:] else name for name in _SHOWN]]
+    for row in rows:
+        parts = [f"{1000 * row[name]:.1f}" if name in row else "" for name in _SHOWN[5:]]
+        lines.append([row["setting"], *(f"{row[name]:.2f}" if name in row else "" for name in _SHOWN[1:5]), *parts])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def _shown(items: Sequence[Any], what: str) -> Iterable[Any]:
+    from tqdm import tqdm
+
+    bar: Iterable[Any] = tqdm(items, desc=what)
+    return bar
