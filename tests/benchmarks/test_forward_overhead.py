@@ -1,0 +1,83 @@
+"""The published contestants choose what they claim to: their cost is compared at a choice that is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks import forward_overhead
+from benchmarks.forward_overhead import PublishedMultiCrop, PublishedPair, contestants, summarised
+from hvs_aug.analysis.overhead import FULL, RANDOM
+from hvs_aug.pretraining.build import build_method
+from hvs_aug.selection.search import selection_loss
+
+
+def images(count: int = 3) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("method", ["simsiam", "simclr"])
+@pytest.mark.parametrize("pasted", [False, True])
+def test_two_views_are_chosen_as_by_us(method: str, pasted: bool) -> None:
+    trainee = build_method(method, 16, encoder="resnet8")
+    views = trainee.views(16, 4)
+    ours = trainee.sampler(views)
+    params = views.make_params(images(), torch.Generator().manual_seed(1))
+    expected = ours(images(), params=params)
+    calls: list[int] = []
+    trainee.encoder.register_forward_hook(lambda module, arguments, output: calls.append(len(output)))
+    hard = PublishedPair(trainee, views, pasted=pasted)(images(), params=params)
+    assert calls == [12] * (2 if pasted else 1)
+    assert torch.equal(hard.indices, expected.indices)
+    torch.testing.assert_close(hard.loss, expected.loss, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(first, second) for first, second in zip(hard.views, expected.views, strict=True))
+
+
+@pytest.mark.parametrize("method", ["dino", "ibot"])
+def test_several_crops_are_chosen_from_random_combinations(method: str) -> None:
+    trainee = build_method(method, 32, encoder="vit-micro")
+    views = trainee.views(32, 2)
+    ours = trainee.sampler(views)
+    params = views.make_params(images(), torch.Generator().manual_seed(1))
+    extras = trainee.extras(views.slots, 3, torch.Generator().manual_seed(2))
+    scored = ours.score(images(), extras, params=params)
+    hard = PublishedMultiCrop(trainee, views)(images(), extras, params=params)
+    torch.testing.assert_close(hard.loss, selection_loss(scored.table, hard.indices), rtol=1e-4, atol=1e-4)
+    assert (hard.loss <= ours(images(), extras, params=params).loss + 1e-4).all()  # ours is the optimum
+    rendered = [view for slot in views.transform(images(), params) for view in slot]
+    for place, view in enumerate(hard.views):
+        for image in range(3):
+            assert torch.equal(view[image], rendered[hard.indices[place, image]][image])
+    if method == "ibot":
+        for image in range(3):
+            assert torch.equal(hard.extras["masks"][1, image], extras["masks"][hard.indices[1, image], image])
+    trainee.loss(hard).backward()
+
+
+def test_contestants_of_a_table() -> None:
+    full = contestants("dino", "vit-tiny", brief=False)
+    assert {FULL, "half", "cheap", "half of the tokens", "published", "published, pasted twice"} <= set(full)
+    assert set(contestants("simsiam", "resnet18", brief=True)) == {FULL, "half", "cheap"}
+
+
+def test_the_summary_is_the_worst_of_the_methods() -> None:
+    def row(method: str, setting: str, ratio: float, captured: float, main: bool = True) -> dict:
+        found = {"method": method, "setting": setting, "ratio": ratio, "median": ratio, "captured": captured, "main": main}
+        return found | {"over_bound": ratio / 1.5}
+
+    rows = []
+    for method, half in (("simsiam", 1.2), ("dino", 1.3)):
+        rows += [row(method, RANDOM, 1.0, 0.0), row(method, FULL, 1.6, 1.0), row(method, "half", half, half - 0.3)]
+        rows += [row(method, "cheap", half - 0.1, 0.8), row(method, "published", 3.2, 1.0)]
+    rows.append(row("simsiam", "half", 9.0, 0.0, main=False))
+    summary = summarised(rows)
+    assert summary["simsiam_half_ratio"] == 1.2
+    assert summary["half_hardness_captured"] == pytest.approx(0.9)
+    assert summary["cheap_ratio"] == pytest.approx(1.2)
+    assert summary["published_over_ours"] == 2.0
+    assert summary["dino_full_vs_bound"] == pytest.approx(1.6 / 1.5)
+
+
+def test_a_checkout_that_is_not_there(tmp_path) -> None:
+    with pytest.raises(ValueError, match="expected a repo with an example and a folder"):
+        forward_overhead.run_checkout("dino", tmp_path / "nowhere", [])
