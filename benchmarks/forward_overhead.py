@@ -239,15 +239,28 @@ def summarised(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return summary
 
 
-def run_checkout(repo: str, checkout: Path, words: Sequence[str]) -> list[dict[str, Any]]:
-    """Time a user's checkout through its example: whole runs, untouched and with hard views."""
+UNTOUCHED = """
+import runpy, sys
+sys.path.insert(0, sys.argv[1])
+import checkout
+checkout.at_head = lambda owner, name, lines: None
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs an example without the lines that it adds: the repo's own training, on the same stand-ins."""
+
+
+def run_checkout(repo: str, checkout: Path | None, words: Sequence[str]) -> list[dict[str, Any]]:
+    """Time a user's checkout through its example: whole runs, start-up included, untouched and with hard views."""
     example = ROOT / "examples" / f"wrap_{repo}.py"
-    if not example.is_file() or not checkout.is_dir():
+    if not example.is_file() or checkout is None or not checkout.is_dir():
         fail("forward_overhead(--repo, --checkout)", "a repo with an example and a folder", f"{repo} and {checkout}")
+    given = [str(example), "--checkout", str(checkout), "--", *words]
+    commands = {RANDOM: ["-c", UNTOUCHED, str(example.parent), *given], FULL: given}
     seconds: dict[str, float] = {}
-    for name, switch in ((RANDOM, ["--disabled"]), (FULL, [])):
+    for name, command in commands.items():
         start = time.perf_counter()
-        subprocess.run([sys.executable, str(example), "--checkout", str(checkout), *switch, "--", *words], check=True)
+        subprocess.run([sys.executable, *command], check=True)
         seconds[name] = time.perf_counter() - start
     return [
         {

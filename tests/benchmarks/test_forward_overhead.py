@@ -78,6 +78,17 @@ def test_the_summary_is_the_worst_of_the_methods() -> None:
     assert summary["dino_full_vs_bound"] == pytest.approx(1.6 / 1.5)
 
 
-def test_a_checkout_that_is_not_there(tmp_path) -> None:
+def test_a_checkout_is_timed_with_and_without_the_lines_of_its_example(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = tmp_path / "examples"
+    examples.mkdir()
+    (examples / "checkout.py").write_text("def at_head(owner, name, lines):\n    lines()\n")
+    log = tmp_path / "log"
+    example = f"import sys\nfrom checkout import at_head\nopen({str(log)!r}, 'a').write(' '.join(sys.argv[3:]) + ';')\n"
+    (examples / "wrap_dino.py").write_text(example + f"at_head(None, '', lambda: open({str(log)!r}, 'a').write('hard;'))\n")
+    monkeypatch.setattr(forward_overhead, "ROOT", tmp_path)
+    rows = forward_overhead.run_checkout("dino", tmp_path, ["--epochs", "1"])
+    assert log.read_text() == "-- --epochs 1;-- --epochs 1;hard;"
+    assert [row["setting"] for row in rows] == [RANDOM, FULL]
+    assert rows[0]["ratio"] == 1.0
     with pytest.raises(ValueError, match="expected a repo with an example and a folder"):
         forward_overhead.run_checkout("dino", tmp_path / "nowhere", [])
