@@ -157,9 +157,9 @@ def _hard(views: list[Tensor], indices: Tensor, loss: Tensor, extras: dict[str, 
     return HardViews(views, None, indices, loss, None, None, torch.zeros((), dtype=torch.int64), extras or {})
 
 
-def contestants(method: str, encoder: str, brief: bool) -> dict[str, Factory]:
+def contestants(method: str, encoder: str, brief: bool, device: torch.device) -> dict[str, Factory]:
     """All settings and the published ways, or for a brief table full size, half and cheap."""
-    made = settings(transformer="vit" in encoder, masked=method == "ibot")
+    made = settings(transformer="vit" in encoder, masked=method == "ibot", device=device)
     if brief:
         return {name: made[name] for name in (FULL, "half", "cheap")}
     kind = PublishedMultiCrop if method in ("dino", "ibot") else PublishedPair
@@ -203,7 +203,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
             print(name, flush=True)
             measured = measure(
                 workload,
-                contestants(method, encoder, brief=turn > 0),
+                contestants(method, encoder, turn > 0, device),
                 repeats=options.repeats,
                 warmup=1 if options.quick else 2,
                 points=(0, 1) if options.quick else options.points if turn == 0 else (0, options.points[1]),

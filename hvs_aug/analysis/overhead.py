@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .._check import require
 from ..data.batch import ImageBatch
+from ..selection.cheap import cheap
 from ..selection.policies import min_iou
 from ..selection.policies import random as at_random
 from ..selection.sampler import HardPairSampler, HardViews
@@ -39,7 +40,6 @@ from ..views.candidates import CandidateViews
 from ..views.params import ViewParams
 
 __all__ = [
-    "CHEAP",
     "FULL",
     "OPTIONS",
     "RANDOM",
@@ -135,9 +135,6 @@ def ours(**options: Any) -> Factory:
     return lambda trainee, views: trainee.sampler(views, **options)
 
 
-CHEAP: dict[str, Any] = {"score_scale": 0.4, "autocast": torch.bfloat16, "channels_last": True}
-"""The preset "cheap": what is recommended where a step may cost a tenth more."""
-
 OPTIONS: dict[str, dict[str, Any]] = {
     FULL: {},
     "channels last": {"channels_last": True},
@@ -150,21 +147,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "every 2nd step": {"every": 2},
     "half of the batch": {"fraction": 0.5},
     "smallest overlap": {"policy": min_iou()},
-    "cheap": CHEAP,
 }
 """The settings of HardPairSampler that a table compares, by name."""
 
 
-def settings(transformer: bool, masked: bool = False) -> dict[str, Factory]:
-    """The contestants of a table, each one of :data:`OPTIONS`.
+def settings(transformer: bool, masked: bool = False, device: torch.device | str = "cpu") -> dict[str, Factory]:
+    """The contestants of a table: those of :data:`OPTIONS` that suit the network, and the preset "cheap".
 
     Args:
         transformer: whether the network has patch tokens.
         masked: whether the loss compares masked patches, which ``token_keep`` cannot do.
+        device: where it runs, which "cheap" depends on.
     """
     unfit = {"channels last"} if transformer else set()
     unfit |= {name for name in OPTIONS if "token_keep" in OPTIONS[name] and (masked or not transformer)}
-    return {name: ours(**options) for name, options in OPTIONS.items() if name not in unfit}
+    listed = {name: ours(**options) for name, options in OPTIONS.items() if name not in unfit}
+    return listed | {"cheap": ours(**cheap(device))}
 
 
 class _Runner:
@@ -429,8 +427,8 @@ def recommend(rows: Sequence[Mapping[str, Any]], limit: float = 1.10, least: flo
 def advice(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in two lines which setting to use, what it will cost and what it keeps."""
     best = recommend(rows)
-    options = OPTIONS.get(best["setting"], {})
-    words = "".join(f", {name}={value!r}" for name, value in options.items())
+    words = "".join(f", {name}={value!r}" for name, value in OPTIONS.get(best["setting"], {}).items())
+    words += ", **cheap(device)" if best["setting"] == "cheap" else ""
     extra = f"{100 * (best['ratio'] - 1):.0f} % more time a step than random views"
     return f"use {best['setting']}: HardPairSampler(model, loss, views{words})\n{extra}, {best['captured']:.0%} of the hardness"
 

@@ -55,9 +55,9 @@ def test_several_crops_are_chosen_from_random_combinations(method: str) -> None:
 
 
 def test_contestants_of_a_table() -> None:
-    full = contestants("dino", "vit-tiny", brief=False)
+    full = contestants("dino", "vit-tiny", False, torch.device("cpu"))
     assert {FULL, "half", "cheap", "half of the tokens", "published", "published, pasted twice"} <= set(full)
-    assert set(contestants("simsiam", "resnet18", brief=True)) == {FULL, "half", "cheap"}
+    assert set(contestants("simsiam", "resnet18", True, torch.device("cpu"))) == {FULL, "half", "cheap"}
 
 
 def test_the_summary_is_the_worst_of_the_methods() -> None:

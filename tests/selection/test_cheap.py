@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hvs_aug._check import HVSError
+from hvs_aug.selection.cheap import cheap
 from hvs_aug.selection.losses import CallableLoss, DINOLoss, NTXentLoss
 from hvs_aug.selection.sampler import HardPairSampler
 from hvs_aug.selection.tokens import TokenKeep
@@ -108,6 +109,17 @@ def test_a_transformer_is_scored_at_whole_patches(model: nn.Module) -> None:
     assert sizes == [16, 8]  # 12.8 and 6.4 pixels, of patches of 8
     sampler.select([torch.rand(2, 3, side, side) for side in (32, 32, 32, 32, 16, 16, 16, 16)])
     assert sizes[2:] == [16, 8]
+
+
+def test_the_preset_is_a_set_of_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capable, dtype in (({"amx_bf16": True}, torch.bfloat16), ({"avx512_bf16": True}, torch.bfloat16), ({}, None)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda capable=capable: capable, raising=False)
+        options = cheap()
+        assert options.get("autocast") == dtype
+        sampler = sampler_of(SmallResNet(), **options)
+        assert (sampler.score_scale, sampler.channels_last, sampler.autocast) == (0.4, True, dtype)
+        assert len(sampler(images()).views) == 2
+    assert "autocast" not in cheap("meta")
 
 
 def test_an_error_of_the_model_itself_is_not_blamed_on_the_scale() -> None:
