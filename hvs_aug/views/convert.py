@@ -1,4 +1,4 @@
-"""Existing pipelines -> slots: torchvision v1 and v2, Lightly, and the transform classes of the DINO, iBOT, SimSiam and SimCLR repos.
+"""Existing pipelines -> slots: torchvision v1 and v2, Lightly, and the transforms of the DINO, iBOT, SimSiam and SimCLR repos.
 
 A transform is recognised by its class name and attributes, and none of those packages is imported. What cannot be expressed exactly
 is refused by name, never approximated. The one tolerated difference: Pillow's ``GaussianBlur`` is three box blurs that approximate
@@ -201,7 +201,7 @@ def _apply(transform: Any) -> Converted:
         _CALL,
         "a transform that can be expressed exactly",
         _name(transform),
-        f"hvs_aug.register_converter({name!r}, function) says what it does; or keep your pipeline and use sampler.select(candidates).",
+        f"hvs_aug.register_converter({name!r}, function) says what it does; or keep it and use sampler.select(candidates).",
     )
 
 
@@ -256,7 +256,7 @@ def _name(transform: Any) -> str:
     return name if len(name) <= 120 else f"{name[:117]}..."
 
 
-# ---- torchvision, v1 and v2 -------------------------------------------------------------------------------------------------------------
+# ---- torchvision, v1 and v2 ----
 
 
 def _crop(transform: Any) -> Step:
@@ -335,7 +335,7 @@ _TORCHVISION: dict[str, Callable[[Any], Converted | None]] = {
 }
 
 
-# ---- the repos' own classes -------------------------------------------------------------------------------------------------------------
+# ---- the repos' own classes ----
 
 
 def _pillow_blur(prob: float, low: float, high: float) -> Step:
