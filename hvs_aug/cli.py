@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     benchmark = _command(commands, "benchmark", _benchmark, "measure what hard views cost on your machine, and what setting to use")
     benchmark.add_argument("--data", type=Path, help="your images (default: the demo's photographs)")
     benchmark.add_argument("--method", default="simclr", metavar=_METHODS)
-    benchmark.add_argument("--model", metavar="NAME", help="an encoder of hvs-aug pretrain (default: the method's)")
+    benchmark.add_argument("--model", metavar="NAME", help="an encoder, as for pretrain (default: the method's)")
     benchmark.add_argument("--size", type=int, default=128, help="default: %(default)s")
     benchmark.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
     benchmark.add_argument("--candidates", type=int, help="default: 4, and 2 for dino and ibot")

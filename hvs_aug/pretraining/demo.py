@@ -103,7 +103,7 @@ def demo(
         "time_shares": {name: time_shares(lines) for name, lines in metrics.items()},
         "seconds": round(time.perf_counter() - start, 1),
     }
-    with tqdm(total=1, desc="report", disable=not progress) as bar:
+    with tqdm(total=1, desc="report", disable=None if progress else True) as bar:
         _write_report(out, results, metrics, runs["hard"].method, views, tiles)
         bar.update()
     results["seconds"] = round(time.perf_counter() - start, 1)

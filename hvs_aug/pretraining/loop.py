@@ -160,7 +160,7 @@ class Pretraining:
         title = f"{self.settings.method}, {self.settings.policy} views"
         with (
             _deferred_interrupt() as interrupted,
-            tqdm(total=self.total, initial=self.step, desc=title, unit="step", disable=not progress) as bar,
+            tqdm(total=self.total, initial=self.step, desc=title, unit="step", disable=None if progress else True) as bar,
         ):
             while self.step < stop:
                 for images, waited in _timed(self._rest_of_epoch(stop)):
