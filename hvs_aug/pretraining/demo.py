@@ -93,6 +93,7 @@ def demo(
     results = {
         "method": method,
         "settings": {name: asdict(chosen) for name, chosen in policies.items()},
+        "candidates": {name: run.views.candidates for name, run in runs.items()},
         "photographs": list(tiles.names),
         "train_tiles": len(tiles.train),
         "test_tiles": len(tiles.test),
@@ -169,12 +170,16 @@ def _write_report(
     plots = {
         "training loss": {name: _curve(lines, "loss") for name, lines in metrics.items()},
         "overlap (IoU) of the views trained on": {
-            "chosen": _curve(metrics["hard"], "iou"),
             "random": _curve(metrics["hard"], "iou_random"),
+            "hard": _curve(metrics["hard"], "iou"),
         },
     }
     shares = [
-        {"views": name, "ms a step": 1000 * results["step_seconds"][name], **{part: f"{share:.1%}" for part, share in of.items()}}
+        {
+            "trained on": f"{name} views",
+            "ms a step": 1000 * results["step_seconds"][name],
+            **{part: f"{share:.1%}" for part, share in of.items()},
+        }
         for name, of in results["time_shares"].items()
     ]
     report = Report("Hard views and random views", f"{results['method']} on {len(tiles.names)} photographs, equal epochs and seeds")
