@@ -186,7 +186,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for method in options.methods:
         encoder = "vit-micro" if options.quick and "vit" in encoders[method] else "resnet8" if options.quick else encoders[method]
-        for turn, candidates in enumerate(CANDIDATES[method][:1] if options.quick else CANDIDATES[method]):
+        for turn, candidates in enumerate(CANDIDATES[method][:1] if options.quick or options.main_only else CANDIDATES[method]):
             if method in ("simsiam", "simclr") and candidates == 2:
                 continue  # two of two are random views
             workload = Workload(
@@ -281,6 +281,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, help="images in a step (default: 16; on a GPU 128)")
     parser.add_argument("--methods", nargs="+", choices=sorted(METHODS.keys() & WORKLOADS.keys()), default=list(WORKLOADS))
     parser.add_argument("--large", action="store_true", help="ResNet-50 and ViT-small (default on a GPU)")
+    parser.add_argument("--main-only", action="store_true", help="leave out the short tables of other numbers of candidates")
     parser.add_argument("--repeats", type=int, help="rounds that count (default: 9)")
     parser.add_argument("--points", type=int, nargs="+", default=(0, 50, 150), help="training steps after which choices are judged")
     parser.add_argument("--repo", choices=sorted(WORKLOADS), help="measure a checkout of this repo through its example")
@@ -297,7 +298,7 @@ def main(words: Sequence[str] | None = None) -> None:
         print(table(rows, ["workload", "setting", "median", "ratio"]))
         return
     rows = run(options)
-    names = {"size", "batch", "methods", "large", "repeats", "points", "quick"}
+    names = {"size", "batch", "methods", "large", "repeats", "points", "quick", "main_only"}
     used = {name: value for name, value in vars(options).items() if name in names}
     used["data"] = "packaged photographs" if options.data is None else str(options.data)
     path = write("forward_overhead", {**used, "points": list(used["points"])}, rows, summarised(rows), options.out)
