@@ -77,8 +77,8 @@ def main(words: list[str] | None = None) -> None:
                 loss = method.loss(hard)  # the method's own loss on hard.views: two tensors, or 2 + 8
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
-                if method.clip is not None:
-                    torch.nn.utils.clip_grad_norm_(weights, method.clip)
+                for weight in weights if method.clip is not None else ():
+                    torch.nn.utils.clip_grad_norm_(weight, method.clip)
                 optimizer.step()
                 method.after_step()  # the teacher follows the student
 

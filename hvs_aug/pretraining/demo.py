@@ -31,7 +31,7 @@ __all__ = ["demo"]
 
 SIZE, BATCH, ENCODER = 32, 128, "resnet8-strided"
 # Passes over the tiles that take about as long on two cores with either method.
-EPOCHS = {"simclr": 40, "simsiam": 40, "byol": 30, "dino": 12, "ibot": 8}
+EPOCHS = {"simclr": 40, "simsiam": 40, "byol": 30, "dino": 6, "ibot": 4}
 SHOWN = ("astronaut", "chelsea", "coffee", "motorcycle_left", "china", "flower", "rocket", "ihc")  # on the contact sheet
 AUGMENTED = "kNN, augmented queries"
 
