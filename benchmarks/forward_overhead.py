@@ -30,6 +30,8 @@ from hvs_aug._check import fail
 from hvs_aug.analysis.overhead import FULL, RANDOM, Factory, Workload, measure, pareto, recommend, settings
 from hvs_aug.data.raw_images import RawImages
 from hvs_aug.pretraining.build import METHODS, build_method
+from hvs_aug.pretraining.methods import Method
+from hvs_aug.pretraining.networks import build_encoder
 from hvs_aug.pretraining.photographs import photographs
 from hvs_aug.selection.sampler import HardViews
 from hvs_aug.views.candidates import CandidateViews
@@ -38,6 +40,8 @@ from tests.reference import published
 
 WORKLOADS = {"simsiam": "resnet18", "simclr": "resnet18", "dino": "vit-tiny", "ibot": "vit-tiny"}
 LARGE = {"simsiam": "resnet50", "simclr": "resnet50", "dino": "vit-small", "ibot": "vit-small"}
+PROTOTYPES = {"dino": 65536, "ibot": 8192}
+"""The repos' defaults: ``--out_dim`` of main_dino.py and of main_ibot.py."""
 CANDIDATES = {"simsiam": (4, 2, 8), "simclr": (4, 2, 8), "dino": (2, 4), "ibot": (2,)}
 """The candidates of the full table, then those of a short one: N of two views, or N for each view of a multi-crop that is kept."""
 
@@ -173,6 +177,16 @@ def images_of(data: Path | None) -> tuple[list[Tensor], list[Tensor]]:
     return [image for index, image in enumerate(pixels) if index % 4], pixels[::4]
 
 
+def build(method: str, encoder: str, size: int, prototypes: int | None) -> Method:
+    """The method with as many prototypes as its repo has; otherwise as ``hvs-aug pretrain`` builds it."""
+    if method not in PROTOTYPES:
+        return build_method(method, size, encoder=encoder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        kind: Any = METHODS[method]
+        return kind(build_encoder(encoder, size), prototypes=prototypes or PROTOTYPES[method])
+
+
 def shown(items: Sequence[Any], what: str) -> Iterable[Any]:
     """A progress bar."""
     return tqdm(items, desc=what, leave=False)
@@ -190,7 +204,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
             if method in ("simsiam", "simclr") and candidates == 2:
                 continue  # two of two are random views
             workload = Workload(
-                lambda method=method, encoder=encoder: build_method(method, options.size, encoder=encoder),
+                lambda method=method, encoder=encoder: build(method, encoder, options.size, options.prototypes),
                 options.size,
                 options.batch,
                 candidates,
@@ -230,6 +244,7 @@ def summarised(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         summary[f"{method}_cheap_ratio"] = own["cheap"]["ratio"]
         summary[f"{method}_cheap_hardness_captured"] = own["cheap"]["captured"]
         summary[f"{method}_published_over_ours"] = own[PUBLISHED]["median"] / own[FULL]["median"]
+        summary[f"{method}_pasted_over_ours"] = own[PASTED]["median"] / own[FULL]["median"]
         summary[f"{method}_recommended_ratio"] = recommend(list(own.values()))["ratio"]
     summary["half_hardness_captured"] = min(own["half"]["captured"] for own in found.values())
     summary["cheap_ratio"] = max(own["cheap"]["ratio"] for own in found.values())
@@ -281,6 +296,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, help="images in a step (default: 16; on a GPU 128)")
     parser.add_argument("--methods", nargs="+", choices=sorted(METHODS.keys() & WORKLOADS.keys()), default=list(WORKLOADS))
     parser.add_argument("--large", action="store_true", help="ResNet-50 and ViT-small (default on a GPU)")
+    parser.add_argument("--prototypes", type=int, help="of DINO's and iBOT's heads (default: 65536 and 8192, as in the repos)")
     parser.add_argument("--main-only", action="store_true", help="leave out the short tables of other numbers of candidates")
     parser.add_argument("--repeats", type=int, help="rounds that count (default: 9)")
     parser.add_argument("--points", type=int, nargs="+", default=(0, 50, 150), help="training steps after which choices are judged")
@@ -288,6 +304,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkout", type=Path, help="the folder of that checkout; its own arguments follow --")
     parser.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args(words)
+    options.prototypes = options.prototypes or (256 if options.quick else None)
     on_gpu = torch.cuda.is_available()
     options.size = options.size or (64 if options.quick else 224 if on_gpu else 128)
     options.batch = options.batch or (4 if options.quick else 128 if on_gpu else 16)
@@ -298,7 +315,7 @@ def main(words: Sequence[str] | None = None) -> None:
         print(table(rows, ["workload", "setting", "median", "ratio"]))
         return
     rows = run(options)
-    names = {"size", "batch", "methods", "large", "repeats", "points", "quick", "main_only"}
+    names = {"size", "batch", "methods", "large", "repeats", "points", "quick", "main_only", "prototypes"}
     used = {name: value for name, value in vars(options).items() if name in names}
     used["data"] = "packaged photographs" if options.data is None else str(options.data)
     path = write("forward_overhead", {**used, "points": list(used["points"])}, rows, summarised(rows), options.out)

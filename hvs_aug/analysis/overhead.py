@@ -376,9 +376,11 @@ def _judge(runner: _Runner, choosers: Mapping[str, Chooser], batches: Sequence[I
         span += float((selection_loss(table, hardest) - chance).sum())
         images += len(batch)
         for name, chooser in choosers.items():
-            chosen = chooser(batch, extras, params=params).indices.to(table.device)
-            gained[name] += float((selection_loss(table, chosen) - chance).sum())
-            agreed[name] += float((chosen.sort(0).values == hardest.sort(0).values).all(0).sum())
+            turns = _turns(chooser)
+            for _ in range(turns):
+                chosen = chooser(batch, extras, params=params).indices.to(table.device)
+                gained[name] += float((selection_loss(table, chosen) - chance).sum()) / turns
+                agreed[name] += float((chosen.sort(0).values == hardest.sort(0).values).all(0).sum()) / turns
     return {name: {"captured": gained[name] / span if span > 0 else 0.0, "agreement": agreed[name] / images} for name in choosers}
 
 

@@ -54,6 +54,13 @@ def test_several_crops_are_chosen_from_random_combinations(method: str) -> None:
     trainee.loss(hard).backward()
 
 
+def test_heads_are_as_wide_as_in_the_repos_unless_told() -> None:
+    assert forward_overhead.build("dino", "vit-micro", 32, None).center.shape == (1, 65536)
+    assert forward_overhead.build("ibot", "vit-micro", 32, 64).center.shape == (1, 64)
+    first, second = (forward_overhead.build("simclr", "resnet8", 16, None).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_contestants_of_a_table() -> None:
     full = contestants("dino", "vit-tiny", False, torch.device("cpu"))
     assert {FULL, "half", "cheap", "half of the tokens", "published", "published, pasted twice"} <= set(full)
@@ -69,12 +76,14 @@ def test_the_summary_is_the_worst_of_the_methods() -> None:
     for method, half in (("simsiam", 1.2), ("dino", 1.3)):
         rows += [row(method, RANDOM, 1.0, 0.0), row(method, FULL, 1.6, 1.0), row(method, "half", half, half - 0.3)]
         rows += [row(method, "cheap", half - 0.1, 0.8), row(method, "published", 3.2, 1.0)]
+        rows.append(row(method, "published, pasted twice", 4.8, 1.0))
     rows.append(row("simsiam", "half", 9.0, 0.0, main=False))
     summary = summarised(rows)
     assert summary["simsiam_half_ratio"] == 1.2
     assert summary["half_hardness_captured"] == pytest.approx(0.9)
     assert summary["cheap_ratio"] == pytest.approx(1.2)
     assert summary["published_over_ours"] == 2.0
+    assert summary["dino_pasted_over_ours"] == pytest.approx(3.0)
     assert summary["dino_full_vs_bound"] == pytest.approx(1.6 / 1.5)
 
 
