@@ -32,9 +32,10 @@ class Method(nn.Module, ABC):
         preset: the name of its augmentation.
         fewest: the number of candidates at which nothing is left to choose: plain training.
         pair_loss: the loss by which candidates are chosen.
-        learning_rate: what AdamW starts from after the warm-up, for a batch of 256; the square root of the batch's size scales it.
+        default_encoders: the encoder for views below 64 pixels, and from there on.
+        learning_rate, weight_decay: of AdamW; the rate after the warm-up for a batch of 256, scaled by the square root of its
+            size. Chosen for runs of minutes, not the papers' (SGD or LARS, hundreds of epochs).
         clip: the largest norm of a parameter's gradient, or ``None``.
-        learning_rate, weight_decay: chosen for runs of minutes with AdamW, not the papers' (SGD, LARS, hundreds of epochs).
     """
 
     preset: ClassVar[str]

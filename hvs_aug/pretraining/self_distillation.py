@@ -97,9 +97,11 @@ class DINO(Method):
 
     def sampler(self, views: CandidateViews, **options: Any) -> HardPairSampler:
         sampler = super().sampler(views, **options)
-        # The teacher has scored the winners at the training size: its outputs need not be computed again.
+        # Where the teacher has scored the winners as they are trained on, its outputs need not be computed again. The BatchNorm of a
+        # ResNet has seen another batch then.
+        alone = not any(isinstance(module, nn.BatchNorm2d) for module in self.teacher.modules())
         whole = sampler.score_scale == 1 and sampler.token_keep is None
-        self._reused = sampler.reuse(self.teacher) if whole else None
+        self._reused = sampler.reuse(self.teacher) if whole and alone else None
         return sampler
 
     def taught(self, view: Tensor) -> Any:

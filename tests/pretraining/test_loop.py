@@ -94,6 +94,11 @@ def test_random_views_are_not_scored() -> None:
     assert not calls and all(line["chosen_loss"] is None and line["iou"] == line["iou_random"] for line in lines)
 
 
+def test_the_overlap_is_that_of_the_views_that_were_chosen() -> None:
+    lines = small_run(policy="min_iou", candidates=8).run(progress=False, log_every=1)
+    assert all(line["iou"] < 0.5 * line["iou_random"] for line in lines)
+
+
 def test_hard_views_have_more_loss_than_all_pairs() -> None:
     run = small_run(candidates=6, images=Noise(count=16), batch_size=16)
     batch = torch.stack([run.dataset[index][0] for index in range(16)])
@@ -199,6 +204,11 @@ def test_every_policy_trains() -> None:
         spelled = f"{name}:{numbers[name]}" if name in numbers else name
         assert repr(make_policy(spelled)).startswith({"warmup": "schedule"}.get(name, name.removesuffix("-scored")))
         small_run(policy=spelled, epochs=1).run(progress=False, stop_at=2)
+
+
+def test_dino_trains_a_resnet() -> None:
+    run = small_run("dino", encoder="resnet8", epochs=1)
+    assert all(line["loss"] > 0 for line in run.run(progress=False, log_every=1))
 
 
 def test_the_size_of_the_views_follows_the_images() -> None:
