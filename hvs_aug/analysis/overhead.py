@@ -249,6 +249,7 @@ def _costs(
     order, shuffled = list(runners), random.Random(0)
     for turn in progress(range(warmup + repeats), "cost"):
         shuffled.shuffle(order)
+        gc.collect()
         batch = batches[turn % len(batches)]
         for name in order:
             runner = runners[name]
@@ -288,7 +289,6 @@ def _turns(chooser: Chooser) -> int:
 
 def _seconds(run: Callable[[], object], device: torch.device, turns: int = 1) -> float:
     _wait(device)
-    gc.collect()
     gc.disable()
     try:
         start = time.perf_counter()
