@@ -296,8 +296,8 @@ def make_policy(name: str) -> policies.Policy:
     Raises: HVSError for an unknown name, with the closest one that is known, or a missing or wrong number.
 
     Example:
-        >>> make_policy("softmax:0.5")
-        softmax(temperature=0.5)
+        >>> make_policy("min_iou")
+        min_iou()
     """
     kind, _, number = name.partition(":")
     require_name(kind, POLICIES, "--policy")

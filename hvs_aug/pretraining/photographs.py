@@ -71,11 +71,6 @@ def photograph_tiles(tile: int = 48, stride: int = 24) -> PhotographTiles:
     that lie wholly in an outer one for training. So no pixel is in both sets, while neighbouring tiles of one band overlap.
 
     Raises: HVSError if a band is narrower than a tile.
-
-    Example:
-        >>> tiles = photograph_tiles()  # doctest: +SKIP
-        >>> len(tiles.names), len(tiles.train), len(tiles.test)  # doctest: +SKIP
-        (20, 1374, 687)
     """
     require(isinstance(stride, int) and stride >= 1, "photograph_tiles(stride)", "an integer of at least 1", stride)
     pictures = photographs()

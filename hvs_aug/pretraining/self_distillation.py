@@ -97,7 +97,7 @@ class DINO(Method):
 
     def sampler(self, views: CandidateViews, **options: Any) -> HardPairSampler:
         sampler = super().sampler(views, **options)
-        # Where the teacher has scored the winners as they are trained on, its outputs need not be computed again. The BatchNorm of a
+        # Where the teacher has scored the winners as they are trained on, its outputs are known. The BatchNorm of a
         # ResNet has seen another batch then.
         alone = not any(isinstance(module, nn.BatchNorm2d) for module in self.teacher.modules())
         whole = sampler.score_scale == 1 and sampler.token_keep is None
