@@ -51,7 +51,7 @@ class QueueModel(nn.Module):
         output = self.encoder(images)
         with torch.no_grad():
             rows = (self.pointer + torch.arange(len(output))) % len(self.queue)
-            self.queue[rows] = output
+            self.queue[rows] = output.to(self.queue.dtype)
             self.pointer += len(output)
         return output
 

@@ -11,7 +11,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from hvs_aug.selection.losses import CallableLoss, NTXentLoss
+from hvs_aug.selection import policies
+from hvs_aug.selection.losses import CallableLoss, NegativeCosineLoss, NTXentLoss
 from hvs_aug.selection.sampler import HardPairSampler
 from hvs_aug.selection.scoring import untraced
 
@@ -87,6 +88,41 @@ def test_scoring_leaves_no_trace(make: Callable[[], nn.Module], how: str) -> Non
     assert_same(before, state_of(*modules))
     assert not any(value.requires_grad for value in hard.views)
     assert not hard.outputs[0].requires_grad
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"score_scale": 0.5},
+        {"token_keep": 0.5},
+        {"chunk": 5},
+        {"channels_last": True},
+        {"autocast": torch.bfloat16},
+        {"fraction": 0.5},
+        {"every": 2},
+        {"search": "sampled", "limit": 3},
+        {"policy": policies.mixture(0.5)},
+        {"profile": True},
+    ],
+    ids=str,
+)
+def test_every_cheap_way_leaves_no_trace_either(options: dict) -> None:
+    torch.manual_seed(0)
+    model = transformer() if "token_keep" in options else QueueModel()
+    sampler = HardPairSampler(model, NTXentLoss(temperature=0.5), pairs(), **options)
+    before = state_of(model)
+    for _ in range(2):
+        sampler(images())
+        assert_same(before, state_of(model))
+
+
+def test_a_scorer_and_a_teacher_keep_their_state_too() -> None:
+    torch.manual_seed(0)
+    model, scorer, teacher = QueueModel(), QueueModel(), QueueModel()
+    sampler = HardPairSampler(model, NegativeCosineLoss(), pairs(), teacher=lambda pixels: teacher(pixels), scorer=scorer)
+    before = state_of(model, scorer, teacher)
+    sampler(images())
+    assert_same(before, state_of(model, scorer, teacher))
 
 
 def test_each_of_them_would_leave_one() -> None:

@@ -211,6 +211,12 @@ def test_options_out_of_range(options, words: str) -> None:
     assert words in str(error.value)
 
 
+def test_an_autocast_dtype_that_the_device_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.amp, "is_autocast_available", lambda device: False)
+    with pytest.raises(HVSError, match=r"HardPairSampler\(autocast\): expected a dtype that cpu autocasts to, got torch.bfloat16"):
+        sampler_of(autocast=torch.bfloat16)(images())
+
+
 def test_a_loss_that_needs_a_teacher_says_so() -> None:
     loss = NTXentLoss(temperature=0.1)
     loss.needs_teacher = True
@@ -414,7 +420,7 @@ def test_timings_only_when_asked_for() -> None:
 
 def test_compiled_search_chooses_the_same() -> None:
     plain, compiled = sampler_of(), sampler_of()
-    compiled._judge = torch.compile(compiled._judged, backend="eager")
+    compiled._judge = torch.compile(compiled._judged, backend="eager", fullgraph=True)
     for _ in range(2):
         first, second = plain(images()), compiled(images())
         assert torch.equal(first.indices, second.indices)
@@ -456,6 +462,35 @@ def test_the_whole_way_from_fake_photographs() -> None:
         assert [tuple(view.shape) for view in hard.views] == [(4, 3, 32, 32)] * 2
         assert hard.views[0].device.type == "cuda"
         assert hard.params.boxes.device.type == "cuda"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("options", [{}, {"score_scale": 0.5}, {"fraction": 0.5}, {"policy": random_policy()}], ids=str)
+def test_a_step_on_a_gpu_never_waits_and_keeps_its_random_state(options) -> None:
+    model, batch = SmallResNet().cuda(), images().cuda()
+    sampler = HardPairSampler(model, NTXentLoss(temperature=0.1), pairs(size=32), **options)
+    sampler(batch)  # the first call may initialise libraries
+    state = torch.cuda.get_rng_state()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        hard = [sampler(batch) for _ in range(3)][-1]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    assert hard.views[0].is_cuda and hard.indices.is_cuda
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_non_finite_losses_on_a_gpu_are_said_some_steps_later() -> None:
+    table = torch.full((4, 4, 3), math.nan, device="cuda")
+    sampler = sampler_of(loss=TableLoss(table))
+    sampler(images(3).cuda())
+    torch.cuda.synchronize()
+    with pytest.warns(UserWarning, match="was not finite"):
+        sampler(images(3).cuda())
 
 
 def test_fake_mode_would_notice_a_look_at_a_value() -> None:
