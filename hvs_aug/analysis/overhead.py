@@ -139,6 +139,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     FULL: {},
     "channels last": {"channels_last": True},
     "bfloat16": {"autocast": torch.bfloat16, "channels_last": True},
+    "two thirds, bfloat16": {"score_scale": 2 / 3, "autocast": torch.bfloat16, "channels_last": True},
     "half": {"score_scale": 0.5},
     "half, bfloat16": {"score_scale": 0.5, "autocast": torch.bfloat16, "channels_last": True},
     "quarter": {"score_scale": 0.25},
@@ -429,7 +430,10 @@ def recommend(rows: Sequence[Mapping[str, Any]], limit: float = 1.10, least: flo
 def advice(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in two lines which setting to use, what it will cost and what it keeps."""
     best = recommend(rows)
-    words = "".join(f", {name}={value!r}" for name, value in OPTIONS.get(best["setting"], {}).items())
+    words = "".join(
+        f", {name}={value:.3g}" if isinstance(value, float) else f", {name}={value!r}"
+        for name, value in OPTIONS.get(best["setting"], {}).items()
+    )
     words += ", **cheap(device)" if best["setting"] == "cheap" else ""
     extra = f"{100 * (best['ratio'] - 1):.0f} % more time a step than random views"
     return f"use {best['setting']}: HardPairSampler(model, loss, views{words})\n{extra}, {best['captured']:.0%} of the hardness"
