@@ -50,6 +50,7 @@ def interleave(contestants: Mapping[str, Callable[[], object]], repeats: int, wa
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(warmup + repeats):
         shuffled.shuffle(order)
+        gc.collect()
         for name in order:
             taken = _timed(contestants[name])
             if turn >= warmup:
@@ -59,7 +60,6 @@ def interleave(contestants: Mapping[str, Callable[[], object]], repeats: int, wa
 
 def _timed(run: Callable[[], object]) -> float:
     _wait_for_device()
-    gc.collect()
     gc.disable()
     try:
         start = time.perf_counter()
