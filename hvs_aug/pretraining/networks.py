@@ -171,7 +171,7 @@ ENCODERS: dict[str, Callable[[int], nn.Module]] = {
     "resnet8-strided": lambda size: SmallResNet(stride=2),
     "resnet18": lambda size: ResNet("resnet18", size),
     "resnet50": lambda size: ResNet("resnet50", size),
-    "vit-micro": lambda size: VisionTransformer(size, patch_of(size), width=96, depth=4, heads=3),
+    "vit-micro": lambda size: VisionTransformer(size, patch_of(size), width=64, depth=4, heads=2),
     "vit-tiny": lambda size: VisionTransformer(size, patch_of(size), width=192, depth=12, heads=3),  # DeiT, arXiv 2012.12877
     "vit-small": lambda size: VisionTransformer(size, patch_of(size), width=384, depth=12, heads=6),
 }
