@@ -50,6 +50,13 @@ def test_a_stopped_run_resumes_bit_for_bit(method: str, tmp_path: Path) -> None:
         assert one == two
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_worker_processes_change_nothing(tmp_path: Path) -> None:
+    small_run(epochs=1).run(tmp_path / "none", progress=False)
+    Pretraining(settings(epochs=1), Noise(), workers=1).run(tmp_path / "one", progress=False)
+    assert_equal_runs(tmp_path / "none", tmp_path / "one")
+
+
 def test_every_epoch_sees_every_image_once_in_an_order_of_its_own() -> None:
     images = Noise()
     small_run(images=images).run(progress=False)
