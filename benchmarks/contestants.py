@@ -150,7 +150,7 @@ class ViewsOfPhotographs(torch.utils.data.Dataset[list[Tensor]]):
 
 
 def kornia(recipe: ViewRecipe, count: int) -> Callable[[Tensor], Tensor]:
-    """Stock Kornia on ``count`` copies of one image: its crop takes no images of different sizes."""
+    """Stock Kornia on ``count`` copies of one image, or on a batch as it is."""
     import kornia.augmentation as K
 
     steps: list[Any] = [
@@ -163,7 +163,24 @@ def kornia(recipe: ViewRecipe, count: int) -> Callable[[Tensor], Tensor]:
     ]
     steps += [K.Normalize(torch.tensor(recipe.mean), torch.tensor(recipe.std))] if recipe.mean and recipe.std else []
     pipeline = K.AugmentationSequential(*steps, data_keys=["input"])
-    return lambda image: pipeline(image.to(torch.float32).div(255).expand(count, -1, -1, -1))
+
+    def make(image: Tensor) -> Tensor:
+        scaled = image.to(torch.float32).div(255)
+        views: Tensor = pipeline(scaled if image.ndim == 4 else scaled.expand(count, -1, -1, -1))
+        return views
+
+    return make
+
+
+def kornia_batch(plan: Plan) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """Stock Kornia on a whole batch of images of one size."""
+    pipelines = [kornia(recipe, -1) for recipe, _ in plan]
+
+    def make(images: Sequence[Tensor]) -> list[Tensor]:
+        batch = torch.stack(list(images))
+        return [pipeline(batch.repeat(count, 1, 1, 1)) for pipeline, (_, count) in zip(pipelines, plan, strict=True)]
+
+    return make
 
 
 def torchaug(recipe: ViewRecipe, count: int) -> Callable[[Tensor], Tensor]:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from hvs_aug._check import HVSError
+from hvs_aug.analysis.overhead import settings
 from hvs_aug.pretraining.benchmark import benchmark
 
 
@@ -35,7 +36,12 @@ def run(data: Path, out: Path, **options) -> list[dict]:
     return benchmark(data, out, **given | options)
 
 
-def test_from_images_to_the_setting_to_use(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_images_to_the_setting_to_use(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {name: options for name, options in settings(False, False, torch.device("cpu")).items() if name in ("full size", "half")}
+    assert len(few) == 2
+    monkeypatch.setattr("hvs_aug.pretraining.benchmark.settings", lambda *_: few)
     rows = run(folder, tmp_path / "out")
     said = capsys.readouterr().out
     written = json.loads((tmp_path / "out" / "overhead.json").read_text())
