@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from .._check import fail, require
@@ -39,7 +39,8 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
     """Write tensors by name and a state of plain JSON values to one file."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with whole_file(path) as partial:
-        save_file(plain, partial, metadata={"format": _FORMAT, "state": json.dumps(state)})
+        # Written by Python, so that the file's mode follows the umask; safetensors' own writer keeps it from everyone else.
+        partial.write_bytes(save(plain, metadata={"format": _FORMAT, "state": json.dumps(state)}))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -271,7 +271,7 @@ class Pretraining:
         student = getattr(self.method, "teacher", self.method)
         weights = {name: value.detach().cpu().contiguous() for name, value in student.encoder.state_dict().items()}
         with whole_file(path) as partial:
-            save_file(weights, partial, metadata={"settings": json.dumps(asdict(self.settings))})
+            partial.write_bytes(save(weights, metadata={"settings": json.dumps(asdict(self.settings))}))
 
     def _rest_of_epoch(self, stop: int) -> Iterator[ImageBatch]:
         epoch, done = divmod(self.step, self.steps_per_epoch)

@@ -19,6 +19,8 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     assert state == {"step": 3, "names": ["é"]} and found.keys() == tensors.keys()
     assert all(torch.equal(found[name], value) and found[name].dtype == value.dtype for name, value in tensors.items())
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x"]
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "new" / "x").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
