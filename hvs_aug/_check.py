@@ -15,10 +15,8 @@ __all__ = [
     "fail",
     "readable",
     "require",
-    "require_floating",
     "require_fraction",
     "require_name",
-    "require_tensor",
 ]
 
 
@@ -71,19 +69,6 @@ def require_name(name: str, known: Iterable[str], call: str) -> None:
         return
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
     fail(call, f"one of {', '.join(names)}", repr(name), f"did you mean {close[0]!r}?" if close else None)
-
-
-def require_tensor(value: object, call: str, expected: str, ndim: int | None = None) -> Tensor:
-    """Return the value if it is a tensor of that many axes, else fail."""
-    if not isinstance(value, Tensor) or (ndim is not None and value.ndim != ndim):
-        fail(call, expected, value)
-    return value
-
-
-def require_floating(value: Tensor, call: str) -> None:
-    """Fail unless the tensor holds floating-point numbers."""
-    if not torch.is_floating_point(value):
-        fail(call, "a floating-point tensor", value)
 
 
 def readable(*tensors: Tensor) -> bool:
