@@ -1,6 +1,7 @@
 """What hard views cost: the time of a training step, and the hardness that each cheap way to choose keeps.
 
     python -m benchmarks.forward_overhead [--quick] [--data DIR] [--size 128] [--methods simsiam dino] [--large]
+    python -m benchmarks.forward_overhead --resume                       # go on where a run stopped: finished workloads are kept
     python -m benchmarks.forward_overhead --repo dino --checkout DIR     # a checkout of yours, through its example
 
 Method: for each workload all contestants take training steps in turn, in one process, every one with a network of its own, on
@@ -14,10 +15,11 @@ published code (tests/reference/published.py) on the same rendered candidates, a
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.common import ROOT, arguments, table, write
-from hvs_aug._check import fail
+from benchmarks.common import RESULTS, ROOT, arguments, check, machine, table, write
+from hvs_aug._check import fail, require
 from hvs_aug.analysis.overhead import FULL, RANDOM, Factory, Workload, measure, pareto, recommend, settings
 from hvs_aug.data.raw_images import RawImages
 from hvs_aug.pretraining.build import METHODS, build_method
@@ -161,9 +163,9 @@ def _hard(views: list[Tensor], indices: Tensor, loss: Tensor, extras: dict[str, 
     return HardViews(views, None, indices, loss, None, None, torch.zeros((), dtype=torch.int64), extras or {})
 
 
-def contestants(method: str, encoder: str, brief: bool, device: torch.device) -> dict[str, Factory]:
+def contestants(method: str, encoder: str, brief: bool) -> dict[str, Factory]:
     """All settings and the published ways, or for a brief table full size, half and cheap."""
-    made = settings(transformer="vit" in encoder, masked=method == "ibot", device=device)
+    made = settings(transformer="vit" in encoder, masked=method == "ibot")
     if brief:
         return {name: made[name] for name in (FULL, "half", "cheap")}
     kind = PublishedMultiCrop if method in ("dino", "ibot") else PublishedPair
@@ -192,17 +194,19 @@ def shown(items: Sequence[Any], what: str) -> Iterable[Any]:
     return tqdm(items, desc=what, leave=False)
 
 
-def run(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure every workload, and return its rows."""
+def run(options: argparse.Namespace, finished: Collection[str] = ()) -> Iterator[list[dict[str, Any]]]:
+    """Measure every workload that is not finished, one after the other, and yield its rows."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     train, held_out = images_of(options.data)
     encoders = LARGE if options.large else WORKLOADS
-    rows: list[dict[str, Any]] = []
     for method in options.methods:
         encoder = "vit-micro" if options.quick and "vit" in encoders[method] else "resnet8" if options.quick else encoders[method]
         for turn, candidates in enumerate(CANDIDATES[method][:1] if options.quick or options.main_only else CANDIDATES[method]):
             if method in ("simsiam", "simclr") and candidates == 2:
                 continue  # two of two are random views
+            name = f"{method} {encoder} {options.size}px B={options.batch} N={candidates}"
+            if name in finished:
+                continue
             workload = Workload(
                 lambda method=method, encoder=encoder: build(method, encoder, options.size, options.prototypes),
                 options.size,
@@ -213,11 +217,10 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
                 device,
                 torch.bfloat16 if device.type == "cuda" else None,
             )
-            name = f"{method} {encoder} {options.size}px B={options.batch} N={candidates}"
             print(name, flush=True)
             measured = measure(
                 workload,
-                contestants(method, encoder, turn > 0, device),
+                contestants(method, encoder, turn > 0),
                 repeats=options.repeats,
                 warmup=1 if options.quick else 2,
                 points=(0, 1) if options.quick else options.points if turn == 0 else (0, options.points[1]),
@@ -225,9 +228,25 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
                 progress=shown,
             )
             facts = {"workload": name, "method": method, "encoder": encoder, "candidates": candidates, "main": turn == 0}
-            rows += [{**facts, **row, "peak_mib": row["peak_bytes"] / 2**20} for row in measured]
-            print(table([row for row in rows if row["workload"] == name], COLUMNS[1:]), flush=True)
-    return rows
+            rows = [{**facts, **row, "peak_mib": row["peak_bytes"] / 2**20} for row in measured]
+            print(table(rows, COLUMNS[1:]), flush=True)
+            yield rows
+
+
+def finished_rows(path: Path, used: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a run that stopped, which must have been made with the same settings on a machine like this one."""
+    if not path.exists():
+        return []
+    document = json.loads(path.read_text())
+    check(document)
+    for key, now in (("settings", used), ("machine", machine())):
+        differing = [
+            name for name, value in now.items() if document[key].get(name) != value and name not in ("methods", "main_only")
+        ]
+        hint = "leave --resume away to measure everything anew."
+        require(not differing, "forward_overhead(--resume)", f"the {key} of {path}", f"another {', '.join(differing)}", hint)
+    found: list[dict[str, Any]] = document["rows"]
+    return found
 
 
 def summarised(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -300,6 +319,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--main-only", action="store_true", help="leave out the short tables of other numbers of candidates")
     parser.add_argument("--repeats", type=int, help="rounds that count (default: 9)")
     parser.add_argument("--points", type=int, nargs="+", default=(0, 50, 150), help="training steps after which choices are judged")
+    parser.add_argument("--resume", action="store_true", help="keep the workloads that the file to write already holds")
     parser.add_argument("--repo", choices=sorted(WORKLOADS), help="measure a checkout of this repo through its example")
     parser.add_argument("--checkout", type=Path, help="the folder of that checkout; its own arguments follow --")
     parser.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
@@ -314,11 +334,15 @@ def main(words: Sequence[str] | None = None) -> None:
         rows = run_checkout(options.repo, options.checkout, options.arguments)
         print(table(rows, ["workload", "setting", "median", "ratio"]))
         return
-    rows = run(options)
     names = {"size", "batch", "methods", "large", "repeats", "points", "quick", "main_only", "prototypes"}
     used = {name: value for name, value in vars(options).items() if name in names}
     used["data"] = "packaged photographs" if options.data is None else str(options.data)
-    path = write("forward_overhead", {**used, "points": list(used["points"])}, rows, summarised(rows), options.out)
+    used["points"] = list(used["points"])
+    path = options.out or RESULTS / "forward_overhead.json"
+    rows = finished_rows(path, used) if options.resume else []
+    for measured in run(options, {row["workload"] for row in rows}):
+        rows += measured
+        write("forward_overhead", used, rows, summarised(rows), path)
     print(f"figure in {pareto([row for row in rows if row['main']], path.with_suffix('.png'))}")
     for name in dict.fromkeys(row["workload"] for row in rows):
         best = recommend([row for row in rows if row["workload"] == name])

@@ -15,6 +15,7 @@ from .data import ImageBatch, RawImages, collate_images
 from .dropin.loader import HardViewLoader
 from .dropin.wrap import wrap
 from .selection import policies
+from .selection.cheap import CHEAP
 from .selection.losses import CallableLoss, DINOLoss, IBOTLoss, NegativeCosineLoss, NTXentLoss, PairLoss
 from .selection.sampler import HardPairSampler, HardViews
 from .views.candidates import CandidateViews
@@ -23,6 +24,7 @@ from .views.params import ViewParams
 from .views.recipe import ViewRecipe, ViewSlot
 
 __all__ = [
+    "CHEAP",
     "CallableLoss",
     "CandidateViews",
     "DINOLoss",

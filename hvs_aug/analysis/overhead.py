@@ -7,7 +7,9 @@ Two questions of one workload (a method, a network, a size), answered apart:
   ``torch.utils.flop_counter``: what a contestant cannot go below as long as it does these multiplications.
 - *Hardness captured*: a network is trained; at several points of the run each contestant chooses from the same candidates of
   images that are not trained on, and its choice is judged by the losses at full size: 1 is the true hardest, 0 a random choice.
-  The choice is judged in the mode in which it is made, so a network with dropout does not reach 1.
+  The choice is judged in the mode in which it is made, so a network with dropout does not reach 1. A contestant that predicts
+  chooses among more candidates, which it draws itself; its choice is scored together with the others' candidates, and may be
+  harder than the hardest of those.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,13 +33,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .._check import require
 from ..data.batch import ImageBatch
-from ..selection.cheap import cheap
+from ..selection.cheap import CHEAP
 from ..selection.policies import min_iou
 from ..selection.policies import random as at_random
 from ..selection.sampler import HardPairSampler, HardViews
 from ..selection.search import selection_loss
 from ..views.candidates import CandidateViews
 from ..views.params import ViewParams
+from ..views.recipe import ViewSlot
 
 __all__ = [
     "FULL",
@@ -139,31 +142,30 @@ OPTIONS: dict[str, dict[str, Any]] = {
     FULL: {},
     "channels last": {"channels_last": True},
     "bfloat16": {"autocast": torch.bfloat16, "channels_last": True},
-    "two thirds, bfloat16": {"score_scale": 2 / 3, "autocast": torch.bfloat16, "channels_last": True},
     "half": {"score_scale": 0.5},
     "half, bfloat16": {"score_scale": 0.5, "autocast": torch.bfloat16, "channels_last": True},
     "quarter": {"score_scale": 0.25},
     "half of the tokens": {"token_keep": 0.5},
     "quarter of the tokens": {"token_keep": 0.25},
     "every 2nd step": {"every": 2},
+    "predicted, same candidates": {"every": 16, "predict": 1},
     "half of the batch": {"fraction": 0.5},
     "smallest overlap": {"policy": min_iou()},
 }
 """The settings of HardPairSampler that a table compares, by name."""
 
 
-def settings(transformer: bool, masked: bool = False, device: torch.device | str = "cpu") -> dict[str, Factory]:
+def settings(transformer: bool, masked: bool = False) -> dict[str, Factory]:
     """The contestants of a table: those of :data:`OPTIONS` that suit the network, and the preset "cheap".
 
     Args:
         transformer: whether the network has patch tokens.
         masked: whether the loss compares masked patches, which ``token_keep`` cannot do.
-        device: where it runs, which "cheap" depends on.
     """
     unfit = {"channels last"} if transformer else set()
     unfit |= {name for name in OPTIONS if "token_keep" in OPTIONS[name] and (masked or not transformer)}
     listed = {name: ours(**options) for name, options in OPTIONS.items() if name not in unfit}
-    return listed | {"cheap": ours(**cheap(device))}
+    return listed | {"cheap": ours(**CHEAP)}
 
 
 class _Runner:
@@ -187,8 +189,10 @@ class _Runner:
         extras: dict[str, Tensor] | None = self.trainee.extras(self.views.slots, images, self.generator)
         return extras
 
-    def step(self, batch: ImageBatch) -> HardViews:
-        """One training step as a user's loop has it."""
+    def step(self, batch: ImageBatch, number: int | None = None) -> HardViews:
+        """One training step as a user's loop has it; ``number`` is one of :func:`_kinds_of_step`."""
+        if number is not None and isinstance(self.choose, HardPairSampler):
+            self.choose.step = number
         with self.workload.casting():
             hard = self.choose(batch, self.extras(len(batch)))
             loss = self.trainee.loss(hard)
@@ -253,8 +257,7 @@ def _costs(
         gc.collect()
         batch = batches[turn % len(batches)]
         for name in order:
-            runner = runners[name]
-            taken = _seconds(partial(runner.step, batch), workload.device, _turns(runner.choose))
+            taken = _step_seconds(runners[name], batch)
             if turn >= warmup:
                 seconds[name].append(taken)
     parts = {name: _parts(runner, batches[0]) for name, runner in runners.items()}
@@ -283,20 +286,29 @@ def _costs(
     return rows
 
 
-def _turns(chooser: Chooser) -> int:
-    """How many steps make a whole: one that chooses on every k-th step is measured over k of them."""
-    return chooser.every if isinstance(chooser, HardPairSampler) else 1
+def _kinds_of_step(chooser: Chooser) -> list[tuple[int | None, float]]:
+    """The sampler's number of a step of each kind, and its share: one that chooses on every k-th step has a second kind."""
+    every = chooser.every if isinstance(chooser, HardPairSampler) else 1
+    return [(None, 1.0)] if every == 1 else [(0, 1 / every), (1, 1 - 1 / every)]
 
 
-def _seconds(run: Callable[[], object], device: torch.device, turns: int = 1) -> float:
+def _mean(measured: Callable[[int | None], float], chooser: Chooser) -> float:
+    """The mean over a contestant's kinds of step, by their shares."""
+    return sum(share * measured(number) for number, share in _kinds_of_step(chooser))
+
+
+def _step_seconds(runner: _Runner, batch: ImageBatch) -> float:
+    return _mean(lambda number: _seconds(partial(runner.step, batch, number), runner.workload.device), runner.choose)
+
+
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
     _wait(device)
     gc.disable()
     try:
         start = time.perf_counter()
-        for _ in range(turns):
-            run()
+        run()
         _wait(device)
-        return (time.perf_counter() - start) / turns
+        return time.perf_counter() - start
     finally:
         gc.enable()
 
@@ -318,23 +330,29 @@ def _parts(runner: _Runner, batch: ImageBatch, times: int = 3) -> dict[str, floa
     if not isinstance(runner.choose, HardPairSampler):
         return {}
     runner.choose.profile = True
-    totals: list[float] = []
-    taken: list[Mapping[str, float]] = []
-    for _ in range(times * _turns(runner.choose)):
-        totals.append(_seconds(lambda: taken.append(runner.step(batch).timings or {}), runner.workload.device))
+    parts = dict.fromkeys(("views", "scoring", "search", "render", "training"), 0.0)
+    for number, share in _kinds_of_step(runner.choose):
+        taken: list[dict[str, float]] = []
+        for _ in range(times):
+            timings: list[dict[str, float]] = []
+            seconds = _seconds(lambda: timings.append(runner.step(batch, number).timings or {}), runner.workload.device)  # noqa: B023
+            taken.append({**timings[0], "training": max(0.0, seconds - sum(timings[0].values()))})
+        for name in parts:
+            parts[name] += share * statistics.median(part[name] for part in taken)
     runner.choose.profile = False
-    known = {name: statistics.fmean(part[name] for part in taken) for name in ("views", "scoring", "search", "render")}
-    return known | {"training": max(0.0, statistics.fmean(totals) - sum(known.values()))}
+    return parts
 
 
 def _flops(runner: _Runner, batch: ImageBatch) -> float:
     """Floating-point operations of the step's matrix products, convolutions and attention."""
-    turns = _turns(runner.choose)
-    counter = FlopCounterMode(display=False)
-    with counter:
-        for _ in range(turns):
-            runner.step(batch)
-    return counter.get_total_flops() / turns
+
+    def counted(number: int | None) -> float:
+        counter = FlopCounterMode(display=False)
+        with counter:
+            runner.step(batch, number)
+        return float(counter.get_total_flops())
+
+    return _mean(counted, runner.choose)
 
 
 def _peak_bytes(runner: _Runner, batch: ImageBatch) -> int:
@@ -344,12 +362,12 @@ def _peak_bytes(runner: _Runner, batch: ImageBatch) -> int:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        runner.step(batch)
+        runner.step(batch, 0)
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device) - before)
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else it reports its own starting and stopping
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        runner.step(batch)
+        runner.step(batch, 0)
     held = most = 0
     changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     for event in sorted(changes, key=lambda event: event.start_ns()):
@@ -358,31 +376,96 @@ def _peak_bytes(runner: _Runner, batch: ImageBatch) -> int:
     return most
 
 
+class _Judge:
+    """Scores views at full size by the network as it is, and says where on the scale from random to hardest a choice lies."""
+
+    def __init__(self, runner: _Runner, reference: HardPairSampler) -> None:
+        self.runner, self.reference = runner, reference
+        self.slots = runner.views.slots
+        both = [replace(slot, candidates=slot.candidates + slot.select) for slot in self.slots]
+        self.joint: HardPairSampler = runner.trainee.sampler(CandidateViews(both))
+        self.generator = torch.Generator().manual_seed(2)
+
+    def scale(self, table: Tensor, params: ViewParams) -> tuple[Tensor, Tensor]:
+        """The mean loss of each image's random choices, and its hardest choice."""
+        draws = [at_random()(table, self.slots, params=params, step=0, generator=self.generator) for _ in range(_RANDOM_DRAWS)]
+        hardest = self.reference.policy(table, self.slots, params=params, step=0, generator=self.generator)
+        return torch.stack([selection_loss(table, draw) for draw in draws]).mean(0), hardest
+
+    def beside(
+        self, batch: ImageBatch, params: ViewParams, extras: Mapping[str, Tensor] | None, hard: HardViews
+    ) -> tuple[Tensor, Tensor]:
+        """Score views that are none of the candidates beside these: the candidates' table, and the losses of the views."""
+        assert hard.params is not None
+        parts: list[ViewParams] = []
+        candidates: list[int] = []
+        chosen: list[int] = []
+        start = 0
+        for index, slot in enumerate(self.slots):
+            parts += [params.of_slot(index), hard.params.of_slot(index)]
+            candidates += range(start, start + slot.candidates)
+            start += slot.candidates + slot.select
+            chosen += range(start - slot.select, start)
+        more = {name: _by_slot(self.slots, value, hard.extras[name]) for name, value in (extras or {}).items()}
+        table = self.joint.score(batch, more or None, params=ViewParams.concatenate(parts)).table
+        losses = selection_loss(table, torch.tensor(chosen, device=table.device)[:, None].expand(-1, len(batch)))
+        return table[candidates][:, candidates], losses
+
+
+def _by_slot(slots: Sequence[ViewSlot], candidates: Tensor, chosen: Tensor) -> Tensor:
+    """Extras of candidates and of chosen views, (V, B, ...) and (S, B, ...), as those of one set of candidates, slot by slot."""
+    having = (
+        [slot for slot in slots if slot.role == "global"] if len(candidates) < sum(slot.candidates for slot in slots) else slots
+    )
+    first = torch.split(candidates, [slot.candidates for slot in having])
+    second = torch.split(chosen.to(candidates.device), [slot.select for slot in having])
+    return torch.cat([part for pair in zip(first, second, strict=True) for part in pair])
+
+
 @torch.no_grad()
-def _judge(runner: _Runner, choosers: Mapping[str, Chooser], batches: Sequence[ImageBatch]) -> dict[str, dict[str, float]]:
-    """How hard each contestant's choice is by the losses at full size, and how often it is the choice at full size."""
-    reference = choosers[FULL]
-    assert isinstance(reference, HardPairSampler)
-    control, generator = at_random(), torch.Generator().manual_seed(2)
-    gained = dict.fromkeys(choosers, 0.0)
-    agreed = dict.fromkeys(choosers, 0.0)
-    span = images = 0.0
+def _judge(judge: _Judge, choosers: Mapping[str, Chooser], batches: Sequence[ImageBatch]) -> dict[str, dict[str, float]]:
+    """How hard each contestant's choice is by the losses at full size, and how often it is the choice at full size.
+
+    One that chooses on every k-th step is judged on such a step and on one between, which count 1 / k and (k - 1) / k.
+    """
+    found = {name: dict.fromkeys(("gained", "span", "agreed"), 0.0) for name in choosers}
     for batch in batches:
-        params = runner.views.make_params(batch, generator)
-        extras = runner.extras(len(batch))
-        table = reference.score(batch, extras, params=params).table
-        draws = [control(table, reference.slots, params=params, step=0, generator=generator) for _ in range(_RANDOM_DRAWS)]
-        chance = torch.stack([selection_loss(table, draw) for draw in draws]).mean(0)
-        hardest = reference.policy(table, reference.slots, params=params, step=0, generator=generator)
-        span += float((selection_loss(table, hardest) - chance).sum())
-        images += len(batch)
+        params = judge.runner.views.make_params(batch, judge.generator)
+        extras = judge.runner.extras(len(batch))
+        whole = judge.reference.score(batch, extras, params=params).table
+        chance, hardest = judge.scale(whole, params)
+        span = float((selection_loss(whole, hardest) - chance).sum())
         for name, chooser in choosers.items():
-            turns = _turns(chooser)
-            for _ in range(turns):
-                chosen = chooser(batch, extras, params=params).indices.to(table.device)
-                gained[name] += float((selection_loss(table, chosen) - chance).sum()) / turns
-                agreed[name] += float((chosen.sort(0).values == hardest.sort(0).values).all(0).sum()) / turns
-    return {name: {"captured": gained[name] / span if span > 0 else 0.0, "agreement": agreed[name] / images} for name in choosers}
+            own = found[name]
+            for step, share in _kinds_of_step(chooser):
+                if step == 1 and isinstance(chooser, HardPairSampler) and (chooser.predict or 1) > 1:
+                    table, losses = judge.beside(batch, params, extras, _on_step(chooser, step, batch, extras, None))
+                    own_chance, own_hardest = judge.scale(table, params)
+                    own["gained"] += share * float((losses - own_chance).sum())
+                    own["span"] += share * float((selection_loss(table, own_hardest) - own_chance).sum())
+                else:
+                    indices = _on_step(chooser, step, batch, extras, params).indices.to(whole.device)
+                    own["gained"] += share * float((selection_loss(whole, indices) - chance).sum())
+                    own["span"] += share * span
+                    agreed = (indices.sort(0).values == hardest.sort(0).values).all(0)
+                    own["agreed"] += share * float(agreed.float().mean()) / len(batches)
+    return {
+        name: {"captured": own["gained"] / own["span"] if own["span"] > 0 else 0.0, "agreement": own["agreed"]}
+        for name, own in found.items()
+    }
+
+
+def _on_step(
+    chooser: Chooser, step: int | None, batch: ImageBatch, extras: Mapping[str, Tensor] | None, params: ViewParams | None
+) -> HardViews:
+    """Let a contestant choose as on that step, and forget what it saw."""
+    if not isinstance(chooser, HardPairSampler):
+        return chooser(batch, extras, params=params)
+    before = chooser.state_dict()
+    chooser.step = chooser.step if step is None else step
+    hard = chooser(batch, extras, params=params)
+    chooser.load_state_dict(before)
+    return hard
 
 
 def _hardness(
@@ -393,19 +476,26 @@ def _hardness(
     progress: Callable[[Sequence[Any], str], Iterable[Any]],
 ) -> dict[str, dict[str, Any]]:
     runner = _Runner(workload, contestants[FULL])
-    training = runner.choose
     held_out, source = workload.batches(workload.held_out, seed=3), workload.batches(workload.train, seed=4)
     batches = [next(held_out) for _ in range(judged)]
+    choosers = {name: factory(runner.trainee, runner.views) for name, factory in contestants.items()}
+    reference = choosers[FULL]
+    assert isinstance(reference, HardPairSampler)
+    judge = _Judge(runner, reference)
+    learning = [chooser for chooser in choosers.values() if isinstance(chooser, HardPairSampler) and chooser.predict]
+    # Made last, the sampler that trains is the one whose teacher outputs the trainee reuses.
+    runner.choose = contestants[FULL](runner.trainee, runner.views)
     found: list[dict[str, dict[str, float]]] = []
     for step in progress(range(max(points) + 1), "hardness"):
         if step in points:
-            # Made last, the sampler that trains is the one whose teacher outputs the trainee reuses.
-            choosers = {name: factory(runner.trainee, runner.views) for name, factory in contestants.items()}
-            found.append(_judge(runner, choosers, batches))
-            training = contestants[FULL](runner.trainee, runner.views)
+            found.append(_judge(judge, choosers, batches))
         if step < max(points):
-            runner.choose = training
-            runner.step(next(source))
+            batch = next(source)
+            for chooser in learning:
+                if step % chooser.every == 0:
+                    chooser.step = 0
+                    chooser(batch, runner.extras(len(batch)))
+            runner.step(batch)
     trained = found[1:] or found
     return {
         name: {
@@ -434,7 +524,7 @@ def advice(rows: Sequence[Mapping[str, Any]]) -> str:
         f", {name}={value:.3g}" if isinstance(value, float) else f", {name}={value!r}"
         for name, value in OPTIONS.get(best["setting"], {}).items()
     )
-    words += ", **cheap(device)" if best["setting"] == "cheap" else ""
+    words += ", **hvs_aug.CHEAP" if best["setting"] == "cheap" else ""
     extra = f"{100 * (best['ratio'] - 1):.0f} % more time a step than random views"
     return f"use {best['setting']}: HardPairSampler(model, loss, views{words})\n{extra}, {best['captured']:.0%} of the hardness"
 

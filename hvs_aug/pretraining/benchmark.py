@@ -61,7 +61,7 @@ def benchmark(
     transformer = masked or (model if model is not None else type(trial).default_encoders[size >= 64]).startswith("vit")
     rows = measure(
         workload,
-        settings(transformer, masked, device),
+        settings(transformer, masked),
         repeats=2 if quick else 9,
         warmup=1 if quick else 2,
         points=(0, 2) if quick else (0, 50, 150),

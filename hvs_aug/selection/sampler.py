@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -18,18 +18,21 @@ from ..data.batch import ImageBatch
 from ..views.candidates import CandidateViews
 from ..views.draw import own_generator
 from ..views.params import ViewParams
-from ..views.recipe import ViewSlot
+from ..views.recipe import ViewRecipe, ViewSlot
 from .losses import CallableLoss, PairLoss
 from .policies import Policy, choose, hardest, needs_table, with_search
+from .predict import PairPredictor
 from .reuse import ReusedTeacher, Serving, fingerprint
 from .scoring import Output, autocast_dtype, by_view, find_modules, forward_slots, map_output, untraced
-from .search import refuse_local_pairs, selection_loss
+from .search import anchor_combinations, refuse_local_pairs, selection_loss
 from .slots import (
     checked_candidates,
     chosen_extras,
+    extra_facts,
     first_candidates,
     first_images,
     first_params,
+    folded,
     scoring_extras,
     split_extra,
     winners,
@@ -49,7 +52,7 @@ class HardViews:
     Attributes:
         views: S tensors ``(B, C, h, w)`` at the training size, in slot order, as a training loop expects them.
         params: what was drawn for them, axes ``(S, B)``; ``None`` for candidates that the caller brought.
-        indices: ``(S, B)`` int64, which candidates they are.
+        indices: ``(S, B)`` int64, which candidates they are: of those drawn in this step, which ``predict`` multiplies.
         loss: ``(B,)`` float32, the loss by which they were chosen; NaN where nothing was scored.
         outputs: for each slot the scoring model's detached output of the winners, leading axes (selected, B); ``None`` unless
             the whole batch was scored.
@@ -97,6 +100,7 @@ class _Choice:
     outputs: list[Output | None] | None = None
     teacher_outputs: list[Output | None] | None = None
     pixels: list[Tensor] | None = None
+    extra_rows: Tensor | None = None
 
 
 class HardPairSampler:
@@ -120,7 +124,9 @@ class HardPairSampler:
         channels_last: pass the candidates in channels-last memory format.
         compile: compile the loss table and the search.
         token_keep: score with this fraction of a vision transformer's patch tokens.
-        every: choose on every k-th call; between, the first candidates, which are random views.
+        every: choose on every k-th call; between, the first candidates, which are random views, or those of ``predict``.
+        predict: between, draw this many times as many candidates and choose by the loss that their recorded parameters predict,
+            without running the model (:class:`hvs_aug.selection.predict.PairPredictor`); ``None`` for random views.
         fraction: choose for this share of the batch, its first images; random views for the rest.
         scorer: a callable that scores in the model's place (its average, a smaller network); its outputs must suit the loss.
         buffers: ``"restore"``, or ``"update"`` to let scoring update BatchNorm statistics, as the published code does.
@@ -157,6 +163,7 @@ class HardPairSampler:
         compile: bool = False,
         token_keep: float | None = None,
         every: int = 1,
+        predict: int | None = None,
         fraction: float = 1.0,
         scorer: Callable[..., Any] | None = None,
         buffers: Literal["restore", "update"] = "restore",
@@ -167,6 +174,7 @@ class HardPairSampler:
     ) -> None:
         _require_positive(chunk, "HardPairSampler(chunk)")
         _require_positive(every, "HardPairSampler(every)")
+        _require_positive(predict, "HardPairSampler(predict)")
         for name, share in (("score_scale", score_scale), ("fraction", fraction)):
             require(_is_number(share) and 0 < share <= 1, f"HardPairSampler({name})", "a number in (0, 1]", share)
         if token_keep is not None:
@@ -207,6 +215,9 @@ class HardPairSampler:
         self.channels_last = channels_last
         self.token_keep = token_keep
         self.every = every
+        self.predict = predict
+        self._predictor = None if predict is None else PairPredictor(self.slots)
+        self._pool = None if predict is None else self._pool_of(predict, every, search)
         self.fraction = fraction
         self.scorer = scorer
         self.buffers = buffers
@@ -241,7 +252,7 @@ class HardPairSampler:
         views = self._renderer("HardPairSampler(images)")
         batch = ImageBatch.of(images)
         clock = self._begin(batch.device)
-        params = self._drawn(views, batch, params)
+        params = self._drawn(self._pool if self._pool is not None and self._predicts(self.step) else views, batch, params)
         clock("views")
 
         def pixels(count: int) -> list[Tensor]:
@@ -264,6 +275,9 @@ class HardPairSampler:
         Shape: V tensors ``(B, C, h, w)`` in slot order, those of one slot of one size. With ``score_scale`` they are reduced for
         scoring, antialiased.
         """
+        if self.predict is not None:
+            expected = "a sampler without predict=, as what was drawn for these candidates is not recorded"
+            fail("HardPairSampler.select(candidates)", expected, f"predict={self.predict}", "let it render them: sampler(images).")
         slots = checked_candidates(self.slots, candidates)
         clock = self._begin(slots[0].device)
 
@@ -303,13 +317,16 @@ class HardPairSampler:
         return self._reused
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the generator and the number of calls: what a resumed run needs to draw and choose the same."""
-        return {"generator": self.generator.get_state(), "step": self.step}
+        """The generator's state, the number of calls, and what ``predict`` learned: a run resumed with it goes on the same."""
+        state: dict[str, Any] = {"generator": self.generator.get_state(), "step": self.step}
+        return state if self._predictor is None else state | {"predictor": self._predictor.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from :meth:`state_dict`."""
+        """Continue from :meth:`state_dict`, also that of a sampler with other options: ``predict`` then learns anew."""
         call = "HardPairSampler.load_state_dict(state)"
-        require(set(state) == {"generator", "step"}, call, "keys generator and step", f"{sorted(state)}")
+        require(set(state) - {"predictor"} == {"generator", "step"}, call, "keys generator and step", f"{sorted(state)}")
+        if self._predictor is not None:
+            self._predictor.load_state_dict(state.get("predictor", {}))
         self.generator.set_state(state["generator"])
         self.step = int(state["step"])
 
@@ -355,7 +372,13 @@ class HardPairSampler:
         first = first_candidates(self.slots, images, device)
         nothing = torch.zeros((), dtype=torch.int64, device=device)
         unscored = torch.full((images,), float("nan"), device=device)
-        if all(slot.candidates == slot.select for slot in self.slots) or step % self.every:
+        if self._predicts(step) and params is not None and self._predictor is not None:
+            slots = [replace(slot, candidates=params.slots.count(index)) for index, slot in enumerate(self.slots)]
+            facts = extra_facts(slots, self.slots, self._checked(extras), self._model_extras(), device)
+            indices, _, _ = self._judge(self._predictor.table(params, facts), params, step, slots)
+            clock("search")
+            return _Choice(indices, unscored, nothing, extra_rows=folded(slots, self.slots, indices))
+        if self._nothing_to_choose() or step % self.every:
             return _Choice(first, unscored, nothing)
         if not needs_table(self.policy, step):
             indices = choose(self.policy, None, self.slots, params=params, step=step, generator=self.generator)
@@ -368,7 +391,10 @@ class HardPairSampler:
         few = None if params is None else first_params(params, count)
         outputs, teacher_outputs, table = self._scored(scored, extras)
         clock("scoring")
-        indices, loss, nonfinite = self._judge(table, few, step)
+        if self._predictor is not None and few is not None:
+            facts = extra_facts(self.slots, self.slots, extras or {}, self._model_extras(), device)
+            self._predictor.learn(few, table, None if facts is None else facts[:, :count])
+        indices, loss, nonfinite = self._judge(table, few, step, self.slots)
         clock("search")
         self._watch.see(nonfinite)
         if count < images:
@@ -383,7 +409,7 @@ class HardPairSampler:
     ) -> tuple[list[Output | None], list[Output | None] | None, Tensor]:
         """Forward the candidates and make the table of their losses."""
         device = pixels[0].device
-        extras = self._extras(extras, pixels)
+        extras = scoring_extras(self.slots, self._checked(extras), self._model_extras(), pixels, self.score_scale)
         arguments = self._arguments(extras)
         assert self._roots is not None
         tokens = self._tokens
@@ -404,8 +430,10 @@ class HardPairSampler:
         self._scored_before = True
         return outputs, teacher_outputs, table
 
-    def _judged(self, table: Tensor, params: ViewParams | None, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        indices = choose(self.policy, table, self.slots, params=params, step=step, generator=self.generator)
+    def _judged(
+        self, table: Tensor, params: ViewParams | None, step: int, slots: Sequence[ViewSlot]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        indices = choose(self.policy, table, slots, params=params, step=step, generator=self.generator)
         nonfinite = (~torch.isfinite(table)).flatten(0, 1).any(0).sum()
         return indices, selection_loss(table, indices), nonfinite
 
@@ -430,11 +458,31 @@ class HardPairSampler:
             choice.outputs,
             choice.teacher_outputs,
             choice.nonfinite,
-            chosen_extras(self.slots, extras or {}, choice.indices),
+            chosen_extras(self.slots, extras or {}, choice.indices if choice.extra_rows is None else choice.extra_rows),
             clock.seconds,
         )
 
     # ------------------------------------------------------------------ parts of the steps
+
+    def _nothing_to_choose(self) -> bool:
+        return all(slot.candidates == slot.select for slot in self.slots)
+
+    def _predicts(self, step: int) -> bool:
+        """Whether this step chooses by what is predicted, without running the model."""
+        between = self._predictor is not None and step % self.every != 0
+        return between and needs_table(self.policy, step) and not self._nothing_to_choose()
+
+    def _pool_of(self, predict: int, every: int, search: str) -> CandidateViews:
+        """What draws the candidates among which a prediction chooses."""
+        call = "HardPairSampler(predict)"
+        require(every > 1, call, "every= above 1, since the prediction chooses on the steps between", f"every={every}", "every=16.")
+        recorded = self.views is not None and all(isinstance(slot.recipe, ViewRecipe) for slot in self.slots)
+        hint = "leave predict away; then the views between are random."
+        require(recorded, call, "views made of ViewRecipes, whose parameters are recorded", self.views or self.slots, hint)
+        pool = CandidateViews([replace(slot, candidates=slot.candidates * predict) for slot in self.slots])
+        if search == "exact":
+            anchor_combinations(pool.slots)
+        return pool
 
     def _scorer(self) -> Callable[..., Any]:
         return self.model if self.scorer is None else self.scorer
@@ -460,15 +508,15 @@ class HardPairSampler:
         sizes = [getattr(slot.recipe, "size", None) for slot in self.slots]
         return [self.score_scale if size is None else self._scoring_side(size) / size for size in sizes]
 
-    def _extras(self, extras: Extras | None, pixels: list[Tensor]) -> dict[str, Tensor]:
-        """The extras of the images that are scored, or what is missing."""
+    def _checked(self, extras: Extras | None) -> Extras:
+        """The extras, or what is missing or does not fit."""
         for name in self._model_extras():
             if name not in (extras or {}):
                 expected = f"{name!r}, which {type(self.loss).__name__} passes to the model"
                 fail("HardPairSampler(extras)", expected, f"{sorted(extras or {})}", "pass extras={...} with each call.")
         for name, value in (extras or {}).items():
             split_extra(self.slots, name, value)
-        return scoring_extras(self.slots, extras or {}, self._model_extras(), pixels, self.score_scale)
+        return extras or {}
 
     def _model_extras(self) -> tuple[str, ...]:
         return tuple(getattr(self.loss, "model_extras", ()))
@@ -508,6 +556,7 @@ class HardPairSampler:
             "channels_last": (self.channels_last, False),
             "token_keep": (self.token_keep, None),
             "every": (self.every, 1),
+            "predict": (self.predict, None),
             "fraction": (self.fraction, 1.0),
             "scorer": (self.scorer, None),
             "buffers": (self.buffers, "restore"),

@@ -17,9 +17,11 @@ from .scoring import Output, map_output
 __all__ = [
     "checked_candidates",
     "chosen_extras",
+    "extra_facts",
     "first_candidates",
     "first_images",
     "first_params",
+    "folded",
     "gather",
     "scoring_extras",
     "split_extra",
@@ -43,6 +45,15 @@ def slot_rows(slots: Sequence[ViewSlot], indices: Tensor) -> list[Tensor]:
         rows.append(chosen - start)
         start += slot.candidates
     return rows
+
+
+def folded(many: Sequence[ViewSlot], slots: Sequence[ViewSlot], indices: Tensor) -> Tensor:
+    """Turn indices into more candidates of the same slots into indices into those of ``slots``: of c the i-th is i modulo c."""
+    found, start = [], 0
+    for slot, rows in zip(slots, slot_rows(many, indices), strict=True):
+        found.append(rows % slot.candidates + start)
+        start += slot.candidates
+    return torch.cat(found)
 
 
 def gather(values: Tensor, rows: Tensor) -> Tensor:
@@ -109,6 +120,21 @@ def scoring_extras(
             grid = [max(1, side // (size // cells) if size >= cells else round(cells * scale)) for cells in value.shape[2:]]
             ready[name] = nn.functional.interpolate(value.float(), size=grid, mode="nearest-exact").to(value.dtype)
     return ready
+
+
+def extra_facts(
+    many: Sequence[ViewSlot], slots: Sequence[ViewSlot], extras: Mapping[str, Tensor], names: Sequence[str], device: torch.device
+) -> Tensor | None:
+    """Of every extra named, such as masks, its mean and whether that is above 0: (V, B, 2 n) for the candidates of ``many``."""
+    facts = []
+    for name in names:
+        mean = extras[name].to(device, non_blocking=True).float().flatten(2).mean(2)
+        rows = []
+        for slot, more, part in zip(slots, many, split_extra(slots, name, mean), strict=True):
+            places = torch.arange(more.candidates) % slot.candidates
+            rows.append(mean.new_zeros(more.candidates, mean.shape[1]) if part is None else part[places])
+        facts += [torch.cat(rows), (torch.cat(rows) > 0).float()]
+    return torch.stack(facts, -1) if facts else None
 
 
 def checked_candidates(slots: Sequence[ViewSlot], candidates: Sequence[Tensor]) -> list[Tensor]:

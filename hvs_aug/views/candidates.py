@@ -142,36 +142,37 @@ class CandidateViews(nn.Module):
                 "params of images of other sizes",
                 "draw them from the batch that is rendered: params = views.make_params(images).",
             )
-        given = params
+        moved = params
         if batch.device.type != "cpu" or self.compile_views:
-            params = params.to(batch.device, non_blocking=True)
-        rendered = []
-        for index, slot in enumerate(self.slots):
-            kornia = self._kornia(index)
-            if kornia is not None:
-                rendered.append(kornia.render(batch, given, index, scales[index]))
-                continue
-            of_slot = params.of_slot(index)
-            size = max(1, round(slot.recipe.size * scales[index]))
-            _require_colours(slot.recipe, batch.pixels.shape[1])
-            if batch.device.type == "cpu" and not self.compile_views:
-                rendered.append(render_per_sample(batch.pixels, of_slot, slot.recipe, size))
-            else:
-                render = compiled_render_batch() if self.compile_views else render_batch
-                views = render(
-                    batch.pixels,
-                    of_slot.boxes,
-                    of_slot.flips,
-                    of_slot.jitter,
-                    of_slot.order,
-                    of_slot.gray,
-                    of_slot.blur,
-                    of_slot.solarize,
-                    slot.recipe,
-                    size,
-                )
-                rendered.append(views)
-        return rendered
+            moved = params.to(batch.device, non_blocking=True)
+        with torch.autocast(batch.device.type, enabled=False):  # the views are the same in a caller's mixed precision
+            return [self._render(batch, params, moved, index, scales[index]) for index in range(len(self.slots))]
+
+    def _render(self, batch: ImageBatch, given: ViewParams, moved: ViewParams, index: int, scale: float) -> Tensor:
+        """Render the views of one slot; a Kornia pipeline takes its params as they were given."""
+        recipe = self.slots[index].recipe
+        kornia = self._kornia(index)
+        if kornia is not None:
+            rendered: Tensor = kornia.render(batch, given, index, scale)
+            return rendered
+        of_slot = moved.of_slot(index)
+        size = max(1, round(recipe.size * scale))
+        _require_colours(recipe, batch.pixels.shape[1])
+        if batch.device.type == "cpu" and not self.compile_views:
+            return render_per_sample(batch.pixels, of_slot, recipe, size)
+        render = compiled_render_batch() if self.compile_views else render_batch
+        return render(
+            batch.pixels,
+            of_slot.boxes,
+            of_slot.flips,
+            of_slot.jitter,
+            of_slot.order,
+            of_slot.gray,
+            of_slot.blur,
+            of_slot.solarize,
+            recipe,
+            size,
+        )
 
     def forward(self, images: ImageBatch | Tensor, generator: torch.Generator | None = None) -> tuple[list[Tensor], ViewParams]:
         """Draw and render: ``(transform(images, params), params)``."""

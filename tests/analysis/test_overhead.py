@@ -123,7 +123,7 @@ def test_the_judgement_against_a_loop_over_pairs() -> None:
     runner = overhead._Runner(workload(), CONTESTANTS[FULL])
     batch = next(workload().batches(photographs()))
     half = HardPairSampler(runner.trainee.score, runner.trainee.pair_loss, runner.views, score_scale=0.5)
-    found = overhead._judge(runner, {FULL: runner.choose, "half": half}, [batch])["half"]
+    found = overhead._judge(overhead._Judge(runner, runner.choose), {FULL: runner.choose, "half": half}, [batch])["half"]
     params = runner.views.make_params(batch, torch.Generator().manual_seed(2))
     table = runner.choose.score(batch, params=params).table
     chosen = half(batch, params=params).indices
@@ -137,7 +137,42 @@ def test_the_judgement_against_a_loop_over_pairs() -> None:
     assert found["agreement"] == agreed / len(batch)
 
 
-def test_a_setting_that_chooses_on_every_kth_step_is_timed_over_k_steps() -> None:
+def test_views_that_are_none_of_the_candidates_are_judged_beside_them() -> None:
+    runner = overhead._Runner(workload(), CONTESTANTS[FULL])
+    judge = overhead._Judge(runner, runner.choose)
+    batch = next(workload().batches(photographs()))
+    params = runner.views.make_params(batch, torch.Generator().manual_seed(5))
+    hard = runner.choose(batch)  # of other candidates
+    table, losses = judge.beside(batch, params, None, hard)
+    torch.testing.assert_close(table, runner.choose.score(batch, params=params).table)
+    first, second = (runner.trainee.score(view) for view in hard.views)
+    torch.testing.assert_close(losses, (first - second).square().sum(-1))
+
+
+def test_extras_of_candidates_and_chosen_views_are_joined_slot_by_slot() -> None:
+    slots = [ViewSlot(None, 2, 1), ViewSlot(None, 3, 2), ViewSlot(None, 4, 2, role="local")]
+    candidates, chosen = torch.arange(5)[:, None], torch.tensor([10, 11, 12])[:, None]
+    assert overhead._by_slot(slots, candidates, chosen)[:, 0].tolist() == [0, 1, 10, 2, 3, 4, 11, 12]
+    candidates, chosen = torch.arange(9)[:, None], torch.tensor([10, 11, 12, 13, 14])[:, None]
+    assert overhead._by_slot(slots, candidates, chosen)[:, 0].tolist() == [0, 1, 10, 2, 3, 4, 11, 12, 5, 6, 7, 8, 13, 14]
+
+
+def test_a_contestant_that_is_judged_forgets_what_it_saw() -> None:
+    runner = overhead._Runner(workload(), CONTESTANTS[FULL])
+    predicted = HardPairSampler(runner.trainee.score, runner.trainee.pair_loss, runner.views, every=2, predict=4)
+    batches = [batch for batch, _ in zip(workload().batches(photographs()), range(3), strict=False)]
+    for _ in range(4):
+        predicted(batches[0])
+    before = predicted.state_dict()
+    found = overhead._judge(overhead._Judge(runner, runner.choose), {FULL: runner.choose, "predicted": predicted}, batches)
+    after = predicted.state_dict()
+    assert after["step"] == before["step"] == 4 and torch.equal(after["generator"], before["generator"])
+    assert after["predictor"].keys() == before["predictor"].keys()
+    assert all(torch.equal(value, after["predictor"][name]) for name, value in before["predictor"].items())
+    assert found["predicted"]["captured"] > 0.5  # every second choice is the hardest
+
+
+def test_a_setting_that_chooses_on_every_kth_step_is_timed_on_one_step_of_each_kind() -> None:
     built: list[Small] = []
 
     def build() -> Small:
@@ -145,8 +180,11 @@ def test_a_setting_that_chooses_on_every_kth_step_is_timed_over_k_steps() -> Non
         return built[-1]
 
     overhead._costs(workload(build), {RANDOM: None, "third": ours(every=3)}, 2, 1, lambda items, _: items)
-    timed = [3 + 3 + 1 + 1, (3 + 3 + 1) * 3 + 1]  # rounds, parts, operations; the peak is that of one step
+    timed = [3 + 3 + 1 + 1, (3 + 3 + 1) * 2 + 1]  # rounds, parts, operations; the peak is that of one step
     assert [trainee.steps for trainee in built] == timed
+    third = HardPairSampler(Small().score, Small().pair_loss, Small().views(8), every=3)
+    assert overhead._mean(lambda number: {0: 10.0, 1: 1.0}[number], third) == pytest.approx((10 + 1 + 1) / 3)
+    assert overhead._mean(lambda number: 10.0, lambda *_: None) == 10.0
 
 
 def test_full_size_is_the_yardstick() -> None:

@@ -62,9 +62,9 @@ def test_heads_are_as_wide_as_in_the_repos_unless_told() -> None:
 
 
 def test_contestants_of_a_table() -> None:
-    full = contestants("dino", "vit-tiny", False, torch.device("cpu"))
+    full = contestants("dino", "vit-tiny", False)
     assert {FULL, "half", "cheap", "half of the tokens", "published", "published, pasted twice"} <= set(full)
-    assert set(contestants("simsiam", "resnet18", True, torch.device("cpu"))) == {FULL, "half", "cheap"}
+    assert set(contestants("simsiam", "resnet18", True)) == {FULL, "half", "cheap"}
 
 
 def test_the_summary_is_the_worst_of_the_methods() -> None:

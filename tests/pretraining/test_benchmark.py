@@ -39,7 +39,7 @@ def run(data: Path, out: Path, **options) -> list[dict]:
 def test_from_images_to_the_setting_to_use(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = {name: options for name, options in settings(False, False, torch.device("cpu")).items() if name in ("full size", "half")}
+    few = {name: options for name, options in settings(False).items() if name in ("full size", "half")}
     assert len(few) == 2
     monkeypatch.setattr("hvs_aug.pretraining.benchmark.settings", lambda *_: few)
     rows = run(folder, tmp_path / "out")

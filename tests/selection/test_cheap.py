@@ -1,18 +1,23 @@
-"""The cheap ways to score: at a reduced size, with fewer tokens, and without asking the teacher twice."""
+"""The cheap ways to score: at a reduced size, with fewer tokens, on some steps only, and without asking the teacher twice."""
 
 from __future__ import annotations
 
+import kornia
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
 from hvs_aug._check import HVSError
-from hvs_aug.selection.cheap import cheap
+from hvs_aug.selection import policies
+from hvs_aug.selection.cheap import CHEAP
 from hvs_aug.selection.losses import CallableLoss, DINOLoss, NTXentLoss
+from hvs_aug.selection.predict import PairPredictor
 from hvs_aug.selection.sampler import HardPairSampler
+from hvs_aug.selection.search import exact
 from hvs_aug.selection.tokens import TokenKeep
 from hvs_aug.views.candidates import CandidateViews
+from hvs_aug.views.recipe import ViewRecipe, ViewSlot
 
 from .models import Counted, SmallResNet, crops, images, pairs, slot
 
@@ -111,15 +116,10 @@ def test_a_transformer_is_scored_at_whole_patches(model: nn.Module) -> None:
     assert sizes[2:] == [16, 8]
 
 
-def test_the_preset_is_a_set_of_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    for capable, dtype in (({"amx_bf16": True}, torch.bfloat16), ({"avx512_bf16": True}, torch.bfloat16), ({}, None)):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda capable=capable: capable, raising=False)
-        options = cheap()
-        assert options.get("autocast") == dtype
-        sampler = sampler_of(SmallResNet(), **options)
-        assert (sampler.score_scale, sampler.channels_last, sampler.autocast) == (0.4, True, dtype)
-        assert len(sampler(images()).views) == 2
-    assert "autocast" not in cheap("meta")
+def test_the_preset_is_a_set_of_options() -> None:
+    sampler = sampler_of(SmallResNet(), **CHEAP)
+    assert (sampler.every, sampler.predict) == (16, 8)
+    assert len(sampler(images()).views) == 2
 
 
 def test_an_error_of_the_model_itself_is_not_blamed_on_the_scale() -> None:
@@ -328,3 +328,143 @@ def test_slots_of_one_size_and_role_share_a_forward() -> None:
     views = CandidateViews([slot(16, 2, 1), slot(16, 3, 1), slot(16, 2, 1, role="local")])
     sampler_of(lambda pixels: model(pixels).flatten(1), views, CallableLoss(lambda a, b: (a - b).square().sum(-1)))(images())
     assert model.calls == [(28, 3, 16, 16)]
+
+
+def recipe(**options) -> ViewRecipe:
+    return ViewRecipe(size=16, scale=(0.1, 1.0), flip_prob=0.5, jitter_prob=0.8, brightness=0.8, gray_prob=0.3, **options)
+
+
+def brightness(pixels: Tensor) -> Tensor:
+    """A model whose pair losses are a matter of what was drawn."""
+    return pixels.mean((1, 2, 3))[:, None]
+
+
+def gap(first: Tensor, second: Tensor) -> Tensor:
+    return (first - second).abs().sum(-1)
+
+
+def test_between_the_model_is_not_run_and_the_prediction_chooses_among_more() -> None:
+    model, generator = Counted(nn.Flatten()), seeded()
+    slots = [ViewSlot(recipe(), 4, 2)]
+    sampler = HardPairSampler(lambda pixels: brightness(model(pixels).unflatten(1, (3, 16, 16))), gap, slots, every=3, predict=5)
+    sampler.generator = generator
+    predictor = PairPredictor(slots)
+    for step in range(6):
+        replayed = torch.Generator()
+        replayed.set_state(generator.get_state())
+        hard = sampler(images(seed=step))
+        scored = step % 3 == 0
+        many = [ViewSlot(recipe(), 4 if scored else 20, 2)]
+        params = CandidateViews(many).make_params(images(seed=step), replayed)
+        if scored:
+            table = HardPairSampler(brightness, gap, slots).score(images(seed=step), params=params).table
+            predictor.learn(params, table)
+            assert torch.equal(hard.indices, exact(table, slots)) and hard.loss.isfinite().all()
+        else:
+            assert torch.equal(hard.indices, exact(predictor.table(params), many)) and hard.loss.isnan().all()
+            assert hard.outputs is None and int(hard.indices.max()) > 3
+        assert torch.equal(hard.params.boxes, params.select(hard.indices).boxes)
+        views = CandidateViews(slots).transform(images(seed=step), hard.params)[0]
+        assert all(torch.equal(view, other) for view, other in zip(hard.views, views, strict=True))
+    assert model.calls == [(16, 3, 16, 16)] * 2
+
+
+def test_predicted_choices_are_harder_than_random_ones() -> None:
+    """Of the losses that the model would have, in the mean over many steps; with more candidates they are harder still."""
+    gained = {}
+    for predict in (None, 1, 8):
+        sampler = HardPairSampler(brightness, gap, ViewSlot(recipe(), 4, 2), every=4, predict=predict, generator=seeded())
+        losses = []
+        for step in range(40):
+            first, second = sampler(images(8, seed=step)).views
+            if step % 4:
+                losses.append(gap(brightness(first), brightness(second)).mean())
+        gained[predict] = float(torch.stack(losses).mean())
+    assert gained[1] > 1.2 * gained[None]
+    assert gained[8] > 1.2 * gained[1]
+
+
+def test_params_that_are_replayed_are_what_a_prediction_chooses_from() -> None:
+    sampler = HardPairSampler(brightness, gap, ViewSlot(recipe(), 4, 2), every=2, predict=8, generator=seeded())
+    sampler(images())
+    params = sampler.views.make_params(images(), seeded(1))
+    hard = sampler(images(), params=params)
+    assert torch.equal(hard.params.boxes, params.select(hard.indices).boxes)
+    assert int(hard.indices.max()) < 4
+
+
+def test_extras_of_a_predicted_choice_are_those_of_the_candidates_in_turn() -> None:
+    slots = [ViewSlot(recipe(), 2, 1, name="a"), ViewSlot(recipe(), 3, 1, name="b")]
+    sampler = HardPairSampler(brightness, gap, slots, every=2, predict=4, generator=seeded())
+    extras = {"number": torch.arange(5)[:, None].expand(5, 4)}
+    hard = sampler(images(), extras)
+    assert torch.equal(hard.extras["number"], hard.indices)  # scored
+    hard = sampler(images(), extras)
+    first, second = hard.indices  # of 8 and 12 candidates
+    assert torch.equal(hard.extras["number"], torch.stack([first % 2, (second - 8) % 3 + 2]))
+
+
+def test_extras_that_the_model_is_given_are_known_to_the_prediction() -> None:
+    """A loss that is large for views with much masked, as iBOT's is: such candidates are preferred."""
+
+    class Masked(CallableLoss):
+        model_extras = ("masks",)
+
+        def _table(self, student, teacher, slots, extras) -> Tensor:
+            table = super()._table(student, teacher, slots, extras)
+            table[:6, :6].diagonal().copy_(10 * extras["masks"].float().mean((2, 3)).t())
+            return table
+
+    slots = [ViewSlot(recipe(), 3, 1, name="a"), ViewSlot(recipe(), 3, 1, name="b"), ViewSlot(recipe(), 2, 1, role="local")]
+    masks = torch.zeros(6, 4, 2, 2, dtype=torch.bool)
+    masks[1, :, 0], masks[5, :, 0, 0] = True, True
+    sampler = HardPairSampler(
+        lambda pixels, masks=None: brightness(pixels), Masked(gap), slots, every=2, predict=4, generator=seeded()
+    )
+    scored = sampler(images(), {"masks": masks})
+    predicted = sampler(images(), {"masks": masks})
+    for hard in (scored, predicted):
+        assert torch.equal(hard.extras["masks"], masks[[1, 5]])
+    with pytest.raises(HVSError, match="'masks', which Masked passes to the model"):
+        sampler(images()), sampler(images())
+
+
+def test_a_saved_prediction_continues_as_the_unbroken_one() -> None:
+    def make() -> HardPairSampler:
+        return HardPairSampler(brightness, gap, ViewSlot(recipe(), 4, 2), every=3, predict=4, generator=seeded())
+
+    unbroken, broken = make(), make()
+    for _ in range(2):
+        unbroken(images()), broken(images())
+    resumed = make()
+    resumed.load_state_dict(broken.state_dict())
+    for _ in range(4):
+        first, second = unbroken(images()), resumed(images())
+        assert torch.equal(first.indices, second.indices)
+        assert torch.equal(first.params.boxes, second.params.boxes)
+    anew = make()
+    anew.load_state_dict(HardPairSampler(brightness, gap, ViewSlot(recipe(), 4, 2)).state_dict() | {"step": 1})
+    assert torch.equal(anew(images()).indices, torch.tensor([[0], [1]]).expand(2, 4))  # nothing was learned: the first, random ones
+
+
+def test_a_policy_that_needs_no_table_is_not_predicted_for() -> None:
+    sampler = HardPairSampler(brightness, gap, ViewSlot(recipe(), 4, 2), policy=policies.min_iou(), every=2, predict=4)
+    assert len(sampler(images()).params) == 2
+    assert torch.equal(sampler(images()).indices, torch.tensor([[0], [1]]).expand(2, 4))
+
+
+def test_what_cannot_be_predicted_is_refused() -> None:
+    slots = [ViewSlot(recipe(), 4, 2)]
+    with pytest.raises(HVSError, match=r"predict\): expected every= above 1, since the prediction .* got every=1"):
+        HardPairSampler(brightness, gap, slots, predict=8)
+    with pytest.raises(HVSError, match=r"predict\): expected an integer of at least 1, got int 0"):
+        HardPairSampler(brightness, gap, slots, every=2, predict=0)
+    with pytest.raises(HVSError, match=r"predict\): expected views made of ViewRecipes"):
+        HardPairSampler(brightness, gap, [ViewSlot(None, 4, 2)], every=2, predict=2)
+    pipeline = kornia.augmentation.AugmentationSequential(kornia.augmentation.RandomResizedCrop((16, 16)), data_keys=["input"])
+    with pytest.raises(HVSError, match=r"predict\): expected views made of ViewRecipes"):
+        HardPairSampler(brightness, gap, [ViewSlot(pipeline, 4, 2)], every=2, predict=2)
+    with pytest.raises(HVSError, match="at most 20,000 ways to keep the global views"):
+        HardPairSampler(brightness, gap, [ViewSlot(recipe(), 8, 4)], every=2, predict=8)
+    with pytest.raises(HVSError, match="a sampler without predict=, as what was drawn for these candidates is not recorded"):
+        HardPairSampler(brightness, gap, slots, every=2, predict=2).select([torch.rand(2, 3, 16, 16) for _ in range(4)])

@@ -100,6 +100,7 @@ def test_scoring_leaves_no_trace(make: Callable[[], nn.Module], how: str) -> Non
         {"autocast": torch.bfloat16},
         {"fraction": 0.5},
         {"every": 2},
+        {"every": 2, "predict": 3},
         {"search": "sampled", "limit": 3},
         {"policy": policies.mixture(0.5)},
         {"profile": True},

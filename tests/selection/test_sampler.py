@@ -464,9 +464,23 @@ def test_the_whole_way_from_fake_photographs() -> None:
         assert hard.params.boxes.device.type == "cuda"
 
 
+def test_a_prediction_never_waits_for_the_device() -> None:
+    params = crops().make_params(images())
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device("cuda"):
+            model = SmallResNet()
+        sampler = HardPairSampler(model, CallableLoss(distance), crops(), every=2, predict=4)
+        for _ in range(4):
+            hard = sampler(torch.zeros(4, 3, 40, 40, dtype=torch.uint8, device="cuda"), params=params)
+            assert hard.indices.device.type == "cuda"
+            assert [tuple(view.shape) for view in hard.views] == [(4, 3, 32, 32)] * 2 + [(4, 3, 16, 16)] * 2
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("options", [{}, {"score_scale": 0.5}, {"fraction": 0.5}, {"policy": random_policy()}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"score_scale": 0.5}, {"fraction": 0.5}, {"policy": random_policy()}, {"every": 2, "predict": 4}], ids=str
+)
 def test_a_step_on_a_gpu_never_waits_and_keeps_its_random_state(options) -> None:
     model, batch = SmallResNet().cuda(), images().cuda()
     sampler = HardPairSampler(model, NTXentLoss(temperature=0.1), pairs(size=32), **options)

@@ -106,6 +106,25 @@ def test_rendering_from_two_threads_at_once() -> None:
     assert len(results) == 4 and all(torch.equal(result, expected) for result in results)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("compiled", [False, True], ids=["per sample", "batched"])
+def test_the_callers_autocast_changes_nothing(threads: int, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one thread views are rendered on the caller's own, where its autocast is on."""
+    monkeypatch.setattr(candidates, "compiled_render_batch", lambda: candidates.render_batch)
+    images = photographs()
+    views = CandidateViews(preset_slots("simclr", 80), compile=compiled)
+    params = views.make_params(images, torch.Generator().manual_seed(0))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        (expected,) = views.transform(images, params)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            (got,) = views.transform(images, params)
+    finally:
+        torch.set_num_threads(before)
+    assert got.dtype == torch.float32 and torch.equal(got, expected)
+
+
 def test_plain_python_and_torchscript_render_the_same() -> None:
     views = CandidateViews.preset("dino", size=32)
     images = photographs()
