@@ -120,7 +120,7 @@ class PublishedMultiCrop:
             crops,
             self.globals,
             center=trainee.center,
-            teacher_temperature=trainee.teacher_temperature,
+            teacher_temperature=trainee.pair_loss.teacher_temperature,
             student_temperature=trainee.pair_loss.student_temperature,
             select_local=self.selected_local,
             generator=self.generator,
@@ -147,8 +147,8 @@ class PublishedMultiCrop:
             lambda2=1.0,
             cls_center=trainee.center,
             patch_center=trainee.patch_center,
-            teacher_temperature=trainee.teacher_temperature,
-            teacher_patch_temperature=trainee.teacher_temperature,
+            teacher_temperature=trainee.pair_loss.teacher_temperature,
+            teacher_patch_temperature=trainee.pair_loss.teacher_temperature,
             student_temperature=trainee.pair_loss.student_temperature,
         )
         chosen = [torch.empty_like(crops[0]) for _ in range(2)] + [torch.empty_like(crops[-1]) for _ in range(self.selected_local)]

@@ -22,8 +22,7 @@ from .networks import PrototypeHead, VisionTransformer, average, patch_of, teach
 __all__ = ["DINO", "IBOT"]
 
 STUDENT_TEMPERATURE = 0.1  # DINO section 3.1, iBOT appendix B
-TEACHER_TEMPERATURE = (0.04, 0.07)  # both repos' --warmup_teacher_temp and --teacher_temp, as run for ViT-S
-WARMUP = 0.3  # the share of the run over which it rises: 30 of 100 epochs in the repos
+TEACHER_TEMPERATURE = 0.04  # both repos' default --teacher_temp; at 0.07, which long runs warm up to, a run of one epoch collapses
 CENTRE_MOMENTUM = 0.9  # DINO section 3.1, iBOT's --center_momentum
 
 
@@ -59,7 +58,7 @@ class DINO(Method):
     """DINO (arXiv 2104.14294): cross-entropy of every view's prototype scores with the teacher's of every other global view.
 
     As in section 3.1 and algorithm 1: multi-crop; a teacher that is the student's moving average, its momentum rising to 1
-    along a cosine; its scores centred and sharpened, the temperature warmed up; gradients clipped. Smaller than the paper's: 1,024
+    along a cosine; its scores centred and sharpened; gradients clipped. Smaller than the paper's: 1,024
     prototypes for 65,536, the head's hidden width 512 for 2,048, the momentum from 0.99 for 0.996, and constant weight
     decay.
     """
@@ -80,12 +79,11 @@ class DINO(Method):
         self.center: Tensor
         self.register_buffer("center", torch.zeros(1, prototypes))
         self.base_momentum = self.momentum = momentum
-        self.teacher_temperature = TEACHER_TEMPERATURE[0]
         self._reused: ReusedTeacher | None = None
         self.pair_loss = self._pair_loss()
 
     def _pair_loss(self) -> Any:
-        return DINOLoss(lambda: self.teacher_temperature, STUDENT_TEMPERATURE, lambda: self.center)
+        return DINOLoss(TEACHER_TEMPERATURE, STUDENT_TEMPERATURE, lambda: self.center)
 
     @classmethod
     def views(cls, size: int, candidates: int | None = None) -> CandidateViews:
@@ -111,8 +109,6 @@ class DINO(Method):
 
     def schedule(self, progress: float) -> None:
         self.momentum = cosine_to_one(self.base_momentum, progress)
-        low, high = TEACHER_TEMPERATURE
-        self.teacher_temperature = low + (high - low) * min(1.0, progress / WARMUP)
 
     def score(self, images: Tensor) -> Any:
         return self.student(images)
@@ -136,7 +132,7 @@ class DINO(Method):
 
     def targets(self, scores: Tensor, center: Tensor) -> Tensor:
         """The teacher's centred and sharpened probabilities."""
-        return F.softmax((scores - center) / self.teacher_temperature, dim=-1)
+        return F.softmax((scores - center) / TEACHER_TEMPERATURE, dim=-1)
 
     def _move(self, center: Tensor, mean: Tensor) -> None:
         center.lerp_(mean, 1 - CENTRE_MOMENTUM)
@@ -166,10 +162,10 @@ class IBOT(DINO):
         self.patch_center: Tensor
         self.register_buffer("patch_center", torch.zeros_like(self.center))
         return IBOTLoss(
-            lambda: self.teacher_temperature,
+            TEACHER_TEMPERATURE,
             STUDENT_TEMPERATURE,
             lambda: self.center,
-            patch_teacher_temperature=lambda: self.teacher_temperature,
+            patch_teacher_temperature=TEACHER_TEMPERATURE,
             patch_center=lambda: self.patch_center,
         )
 
