@@ -458,13 +458,13 @@ def _judge(judge: _Judge, choosers: Mapping[str, Chooser], batches: Sequence[Ima
 def _on_step(
     chooser: Chooser, step: int | None, batch: ImageBatch, extras: Mapping[str, Tensor] | None, params: ViewParams | None
 ) -> HardViews:
-    """Let a contestant choose as on that step, and forget what it saw."""
+    """Let a contestant choose as on that step, and forget what it saw; but not what it drew, or it would draw the same again."""
     if not isinstance(chooser, HardPairSampler):
         return chooser(batch, extras, params=params)
     before = chooser.state_dict()
     chooser.step = chooser.step if step is None else step
     hard = chooser(batch, extras, params=params)
-    chooser.load_state_dict(before)
+    chooser.load_state_dict(before | {"generator": chooser.generator.get_state()})
     return hard
 
 
