@@ -50,6 +50,7 @@ __all__ = [
     "Trainee",
     "Workload",
     "advice",
+    "hardness",
     "measure",
     "ours",
     "pareto",
@@ -234,7 +235,7 @@ def measure(
     require(FULL in contestants, "overhead.measure(contestants)", f"one named {FULL!r}", f"{sorted(contestants)}")
     progress = progress if progress is not None else lambda items, _: items
     rows = _costs(workload, {RANDOM: None, **contestants}, repeats, warmup, progress)
-    judgements = _hardness(workload, contestants, points, judged, progress)
+    judgements = hardness(workload, contestants, points=points, judged=judged, progress=progress)
     for row in rows:
         row.update(judgements.get(row["setting"], {"captured": 0.0}))
     return rows
@@ -468,13 +469,15 @@ def _on_step(
     return hard
 
 
-def _hardness(
+def hardness(
     workload: Workload,
     contestants: Mapping[str, Factory],
+    *,
     points: Sequence[int],
     judged: int,
     progress: Callable[[Sequence[Any], str], Iterable[Any]],
 ) -> dict[str, dict[str, Any]]:
+    """The part of :func:`measure` that needs no clock: ``captured``, ``agreement`` and ``by_point`` for each contestant."""
     runner = _Runner(workload, contestants[FULL])
     held_out, source = workload.batches(workload.held_out, seed=3), workload.batches(workload.train, seed=4)
     batches = [next(held_out) for _ in range(judged)]
