@@ -2,6 +2,7 @@
 
     python -m benchmarks.forward_overhead [--quick] [--data DIR] [--size 128] [--methods simsiam dino] [--large]
     python -m benchmarks.forward_overhead --resume                       # go on where a run stopped: finished workloads are kept
+    python -m benchmarks.forward_overhead --judge                        # keep the times, and judge the choices anew
     python -m benchmarks.forward_overhead --repo dino --checkout DIR     # a checkout of yours, through its example
 
 Method: for each workload all contestants take training steps in turn, in one process, every one with a network of its own, on
@@ -19,7 +20,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from tqdm import tqdm
 
 from benchmarks.common import RESULTS, ROOT, arguments, check, machine, table, write
 from hvs_aug._check import fail, require
-from hvs_aug.analysis.overhead import FULL, RANDOM, Factory, Workload, measure, pareto, recommend, settings
+from hvs_aug.analysis.overhead import FULL, RANDOM, Factory, Workload, hardness, measure, pareto, recommend, settings
 from hvs_aug.data.raw_images import RawImages
 from hvs_aug.pretraining.build import METHODS, build_method
 from hvs_aug.pretraining.methods import Method
@@ -194,8 +195,8 @@ def shown(items: Sequence[Any], what: str) -> Iterable[Any]:
     return tqdm(items, desc=what, leave=False)
 
 
-def run(options: argparse.Namespace, finished: Collection[str] = ()) -> Iterator[list[dict[str, Any]]]:
-    """Measure every workload that is not finished, one after the other, and yield its rows."""
+def workloads(options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Workload, dict[str, Factory]]]:
+    """What is to be measured: the facts by which a workload is known, the workload, and its contestants."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     train, held_out = images_of(options.data)
     encoders = LARGE if options.large else WORKLOADS
@@ -205,8 +206,6 @@ def run(options: argparse.Namespace, finished: Collection[str] = ()) -> Iterator
             if method in ("simsiam", "simclr") and candidates == 2:
                 continue  # two of two are random views
             name = f"{method} {encoder} {options.size}px B={options.batch} N={candidates}"
-            if name in finished:
-                continue
             workload = Workload(
                 lambda method=method, encoder=encoder: build(method, encoder, options.size, options.prototypes),
                 options.size,
@@ -217,20 +216,27 @@ def run(options: argparse.Namespace, finished: Collection[str] = ()) -> Iterator
                 device,
                 torch.bfloat16 if device.type == "cuda" else None,
             )
-            print(name, flush=True)
-            measured = measure(
-                workload,
-                contestants(method, encoder, turn > 0),
-                repeats=options.repeats,
-                warmup=1 if options.quick else 2,
-                points=(0, 1) if options.quick else options.points if turn == 0 else (0, options.points[1]),
-                judged=1 if options.quick else 4,
-                progress=shown,
-            )
             facts = {"workload": name, "method": method, "encoder": encoder, "candidates": candidates, "main": turn == 0}
+            yield facts, workload, contestants(method, encoder, turn > 0)
+
+
+def run(options: argparse.Namespace, finished: Sequence[dict[str, Any]] = ()) -> Iterator[list[dict[str, Any]]]:
+    """Measure one workload after the other, and yield its rows. Those that are finished are left out, or judged anew."""
+    for facts, workload, choosers in workloads(options):
+        known = [row for row in finished if row["workload"] == facts["workload"]]
+        if known and not options.judge:
+            continue
+        print(facts["workload"], flush=True)
+        points = (0, 1) if options.quick else options.points if facts["main"] else (0, options.points[1])
+        how: dict[str, Any] = {"points": points, "judged": 1 if options.quick else options.judged, "progress": shown}
+        if known:
+            judgements = hardness(workload, choosers, **how)
+            rows = [{**row, **judgements.get(row["setting"], {})} for row in known]
+        else:
+            measured = measure(workload, choosers, repeats=options.repeats, warmup=1 if options.quick else 2, **how)
             rows = [{**facts, **row, "peak_mib": row["peak_bytes"] / 2**20} for row in measured]
-            print(table(rows, COLUMNS[1:]), flush=True)
-            yield rows
+        print(table(rows, COLUMNS[1:]), flush=True)
+        yield rows
 
 
 def finished_rows(path: Path, used: dict[str, Any]) -> list[dict[str, Any]]:
@@ -240,9 +246,8 @@ def finished_rows(path: Path, used: dict[str, Any]) -> list[dict[str, Any]]:
     document = json.loads(path.read_text())
     check(document)
     for key, now in (("settings", used), ("machine", machine())):
-        differing = [
-            name for name, value in now.items() if document[key].get(name) != value and name not in ("methods", "main_only")
-        ]
+        free = ("methods", "main_only", "points", "judged")
+        differing = [name for name, value in now.items() if document[key].get(name) != value and name not in free]
         hint = "leave --resume away to measure everything anew."
         require(not differing, "forward_overhead(--resume)", f"the {key} of {path}", f"another {', '.join(differing)}", hint)
     found: list[dict[str, Any]] = document["rows"]
@@ -319,7 +324,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--main-only", action="store_true", help="leave out the short tables of other numbers of candidates")
     parser.add_argument("--repeats", type=int, help="rounds that count (default: 9)")
     parser.add_argument("--points", type=int, nargs="+", default=(0, 50, 150), help="training steps after which choices are judged")
+    parser.add_argument("--judged", type=int, default=6, help="batches of held-out images that are judged at each point")
     parser.add_argument("--resume", action="store_true", help="keep the workloads that the file to write already holds")
+    parser.add_argument(
+        "--judge", action="store_true", help="keep their times, and judge their choices anew: no quiet machine needed"
+    )
     parser.add_argument("--repo", choices=sorted(WORKLOADS), help="measure a checkout of this repo through its example")
     parser.add_argument("--checkout", type=Path, help="the folder of that checkout; its own arguments follow --")
     parser.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
@@ -334,14 +343,14 @@ def main(words: Sequence[str] | None = None) -> None:
         rows = run_checkout(options.repo, options.checkout, options.arguments)
         print(table(rows, ["workload", "setting", "median", "ratio"]))
         return
-    names = {"size", "batch", "methods", "large", "repeats", "points", "quick", "main_only", "prototypes"}
+    names = {"size", "batch", "methods", "large", "repeats", "points", "quick", "main_only", "prototypes", "judged"}
     used = {name: value for name, value in vars(options).items() if name in names}
     used["data"] = "packaged photographs" if options.data is None else str(options.data)
     used["points"] = list(used["points"])
     path = options.out or RESULTS / "forward_overhead.json"
-    rows = finished_rows(path, used) if options.resume else []
-    for measured in run(options, {row["workload"] for row in rows}):
-        rows += measured
+    rows = finished_rows(path, used) if options.resume or options.judge else []
+    for measured in run(options, rows):
+        rows = [row for row in rows if row["workload"] != measured[0]["workload"]] + measured
         write("forward_overhead", used, rows, summarised(rows), path)
     print(f"figure in {pareto([row for row in rows if row['main']], path.with_suffix('.png'))}")
     for name in dict.fromkeys(row["workload"] for row in rows):

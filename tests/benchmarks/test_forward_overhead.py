@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
 from benchmarks import forward_overhead
+from benchmarks.common import write
 from benchmarks.forward_overhead import PublishedMultiCrop, PublishedPair, contestants, summarised
 from hvs_aug.analysis.overhead import FULL, RANDOM
 from hvs_aug.pretraining.build import build_method
@@ -85,6 +90,35 @@ def test_the_summary_is_the_worst_of_the_methods() -> None:
     assert summary["published_over_ours"] == 2.0
     assert summary["dino_pasted_over_ours"] == pytest.approx(3.0)
     assert summary["dino_full_vs_bound"] == pytest.approx(1.6 / 1.5)
+
+
+def test_finished_workloads_are_left_out_or_judged_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = [({"workload": name, "main": True}, None, {}) for name in ("one", "two")]
+    monkeypatch.setattr(forward_overhead, "workloads", lambda options: made)
+    row = {"setting": "half", "ratio": 1.2, "peak_bytes": 2**20, "captured": 0.5}
+    monkeypatch.setattr(forward_overhead, "measure", lambda *_, **__: [row])
+    monkeypatch.setattr(forward_overhead, "hardness", lambda *_, **__: {"half": {"captured": 0.9}})
+    options = argparse.Namespace(judge=False, quick=False, points=(0, 5), judged=1, repeats=1)
+    finished = [{"workload": "one", "setting": "half", "ratio": 1.1, "captured": 0.1}]
+    assert [rows[0]["workload"] for rows in forward_overhead.run(options, finished)] == ["two"]
+    options.judge = True
+    first, second = forward_overhead.run(options, finished)
+    assert first == [finished[0] | {"captured": 0.9}]  # its time is kept
+    assert (second[0]["workload"], second[0]["captured"], second[0]["peak_mib"]) == ("two", 0.5, 1.0)
+
+
+def test_only_a_run_of_equal_settings_on_an_equal_machine_is_resumed(tmp_path: Path) -> None:
+    rows = [{"workload": "one", "setting": "half"}]
+    path = write("forward_overhead", {"size": 128, "methods": ["dino"]}, rows, {}, tmp_path / "results.json")
+    assert forward_overhead.finished_rows(path, {"size": 128, "methods": ["ibot"]}) == rows
+    assert forward_overhead.finished_rows(tmp_path / "none.json", {}) == []
+    with pytest.raises(ValueError, match="expected the settings of .*, got another size"):
+        forward_overhead.finished_rows(path, {"size": 224})
+    document = json.loads(path.read_text())
+    document["machine"]["threads"] = 99
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="expected the machine of .*, got another threads"):
+        forward_overhead.finished_rows(path, {"size": 128})
 
 
 def test_a_checkout_is_timed_with_and_without_the_lines_of_its_example(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
