@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from benchmarks.common import RESULTS, ROOT, arguments, check, machine, table, write
 from hvs_aug._check import fail, require
-from hvs_aug.analysis.overhead import FULL, RANDOM, Factory, Workload, hardness, measure, pareto, recommend, settings
+from hvs_aug.analysis.overhead import FULL, RANDOM, Factory, Workload, costs, hardness, pareto, recommend, settings
 from hvs_aug.data.raw_images import RawImages
 from hvs_aug.pretraining.build import METHODS, build_method
 from hvs_aug.pretraining.methods import Method
@@ -228,13 +228,14 @@ def run(options: argparse.Namespace, finished: Sequence[dict[str, Any]] = ()) ->
             continue
         print(facts["workload"], flush=True)
         points = (0, 1) if options.quick else options.points if facts["main"] else (0, options.points[1])
-        how: dict[str, Any] = {"points": points, "judged": 1 if options.quick else options.judged, "progress": shown}
-        if known:
-            judgements = hardness(workload, choosers, **how)
-            rows = [{**row, **judgements.get(row["setting"], {})} for row in known]
-        else:
-            measured = measure(workload, choosers, repeats=options.repeats, warmup=1 if options.quick else 2, **how)
-            rows = [{**facts, **row, "peak_mib": row["peak_bytes"] / 2**20} for row in measured]
+        rows = known
+        if not known:
+            timed = costs(workload, choosers, repeats=options.repeats, warmup=1 if options.quick else 2, progress=shown)
+            rows = [{**facts, **row, "peak_mib": row["peak_bytes"] / 2**20} for row in timed]
+        judged = {name: factory for name, factory in choosers.items() if name != PASTED}  # it chooses as PUBLISHED does
+        found = hardness(workload, judged, points=points, judged=1 if options.quick else options.judged, progress=shown)
+        found |= {PASTED: found[PUBLISHED]} if PUBLISHED in found else {}
+        rows = [{**row, **found.get(row["setting"], {"captured": 0.0})} for row in rows]
         print(table(rows, COLUMNS[1:]), flush=True)
         yield rows
 
@@ -246,7 +247,7 @@ def finished_rows(path: Path, used: dict[str, Any]) -> list[dict[str, Any]]:
     document = json.loads(path.read_text())
     check(document)
     for key, now in (("settings", used), ("machine", machine())):
-        free = ("methods", "main_only", "points", "judged")
+        free = ("methods", "main_only", "points", "judged", "repeats")
         differing = [name for name, value in now.items() if document[key].get(name) != value and name not in free]
         hint = "leave --resume away to measure everything anew."
         require(not differing, "forward_overhead(--resume)", f"the {key} of {path}", f"another {', '.join(differing)}", hint)

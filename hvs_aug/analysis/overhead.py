@@ -50,6 +50,7 @@ __all__ = [
     "Trainee",
     "Workload",
     "advice",
+    "costs",
     "hardness",
     "measure",
     "ours",
@@ -234,21 +235,23 @@ def measure(
     """
     require(FULL in contestants, "overhead.measure(contestants)", f"one named {FULL!r}", f"{sorted(contestants)}")
     progress = progress if progress is not None else lambda items, _: items
-    rows = _costs(workload, {RANDOM: None, **contestants}, repeats, warmup, progress)
+    rows = costs(workload, contestants, repeats=repeats, warmup=warmup, progress=progress)
     judgements = hardness(workload, contestants, points=points, judged=judged, progress=progress)
     for row in rows:
         row.update(judgements.get(row["setting"], {"captured": 0.0}))
     return rows
 
 
-def _costs(
+def costs(
     workload: Workload,
-    contestants: Mapping[str, Factory | None],
+    contestants: Mapping[str, Factory],
+    *,
     repeats: int,
     warmup: int,
     progress: Callable[[Sequence[Any], str], Iterable[Any]],
 ) -> list[dict[str, Any]]:
-    runners = {name: _Runner(workload, factory) for name, factory in contestants.items()}
+    """The part of :func:`measure` that needs a quiet machine: the rows without the judgements."""
+    runners = {name: _Runner(workload, factory) for name, factory in {RANDOM: None, **contestants}.items()}
     source = workload.batches(workload.train)
     batches = [next(source) for _ in range(max(2, min(8, repeats)))]
     seconds: dict[str, list[float]] = {name: [] for name in runners}

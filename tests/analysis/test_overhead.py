@@ -180,7 +180,7 @@ def test_a_setting_that_chooses_on_every_kth_step_is_timed_on_one_step_of_each_k
         built.append(Small())
         return built[-1]
 
-    overhead._costs(workload(build), {RANDOM: None, "third": ours(every=3)}, 2, 1, lambda items, _: items)
+    overhead.costs(workload(build), {"third": ours(every=3)}, repeats=2, warmup=1, progress=lambda items, _: items)
     timed = [3 + 3 + 1 + 1, (3 + 3 + 1) * 2 + 1]  # rounds, parts, operations; the peak is that of one step
     assert [trainee.steps for trainee in built] == timed
     third = HardPairSampler(Small().score, Small().pair_loss, Small().views(8), every=3)

@@ -95,16 +95,16 @@ def test_the_summary_is_the_worst_of_the_methods() -> None:
 def test_finished_workloads_are_left_out_or_judged_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made = [({"workload": name, "main": True}, None, {}) for name in ("one", "two")]
     monkeypatch.setattr(forward_overhead, "workloads", lambda options: made)
-    row = {"setting": "half", "ratio": 1.2, "peak_bytes": 2**20, "captured": 0.5}
-    monkeypatch.setattr(forward_overhead, "measure", lambda *_, **__: [row])
-    monkeypatch.setattr(forward_overhead, "hardness", lambda *_, **__: {"half": {"captured": 0.9}})
+    timed = [{"setting": setting, "ratio": 1.2, "peak_bytes": 2**20} for setting in ("published", "published, pasted twice")]
+    monkeypatch.setattr(forward_overhead, "costs", lambda *_, **__: timed)
+    monkeypatch.setattr(forward_overhead, "hardness", lambda *_, **__: {"half": {"captured": 0.9}, "published": {"captured": 0.5}})
     options = argparse.Namespace(judge=False, quick=False, points=(0, 5), judged=1, repeats=1)
     finished = [{"workload": "one", "setting": "half", "ratio": 1.1, "captured": 0.1}]
     assert [rows[0]["workload"] for rows in forward_overhead.run(options, finished)] == ["two"]
     options.judge = True
     first, second = forward_overhead.run(options, finished)
     assert first == [finished[0] | {"captured": 0.9}]  # its time is kept
-    assert (second[0]["workload"], second[0]["captured"], second[0]["peak_mib"]) == ("two", 0.5, 1.0)
+    assert [(row["workload"], row["captured"], row["peak_mib"]) for row in second] == [("two", 0.5, 1.0)] * 2
 
 
 def test_only_a_run_of_equal_settings_on_an_equal_machine_is_resumed(tmp_path: Path) -> None:
