@@ -21,6 +21,7 @@ from hvs_aug._check import HVSError
 from hvs_aug.dropin import wrap as module
 from hvs_aug.dropin.loader import HardViewLoader
 from hvs_aug.dropin.wrap import wrap
+from hvs_aug.selection.cheap import CHEAP
 from hvs_aug.selection.losses import NTXentLoss
 from hvs_aug.views.convert import convert
 
@@ -107,6 +108,18 @@ def test_multi_crop(folder: Path, model: Model) -> None:
     views, _ = next(iter(loader))
     assert [view.shape[-1] for view in views] == [16, 16, 8, 8, 8]
     assert [(slot.candidates, slot.select, slot.role) for slot in loader.hard_pairs.slots] == [(4, 2, "global"), (6, 3, "local")]
+
+
+def test_with_the_cheap_preset_the_model_scores_now_and_then(folder: Path, model: Model) -> None:
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda module, arguments: sizes.append(arguments[0].shape[-1]))
+    batches = 0
+    for _ in range(2):
+        for views, _labels in wrapped(loader := DataLoader(ImageFolder(folder, MULTI_CROP), batch_size=2), model, **CHEAP):
+            assert [view.shape[-1] for view in views] == [16, 16, 8, 8, 8]
+            batches += 1
+    assert 2 < batches <= 16 and len(loader) == batches // 2
+    assert sizes == [16, 8] * 2  # the first step of each loader
 
 
 def test_the_users_objects_are_not_changed(folder: Path, model: Model) -> None:

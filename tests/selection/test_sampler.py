@@ -419,12 +419,12 @@ def test_timings_only_when_asked_for() -> None:
 
 
 def test_compiled_search_chooses_the_same() -> None:
-    plain, compiled = sampler_of(), sampler_of()
+    plain, compiled = sampler_of(every=2, predict=3), sampler_of(every=2, predict=3)
     compiled._judge = torch.compile(compiled._judged, backend="eager", fullgraph=True)
-    for _ in range(2):
+    for _ in range(4):
         first, second = plain(images()), compiled(images())
         assert torch.equal(first.indices, second.indices)
-        assert torch.equal(first.loss, second.loss)
+        assert torch.equal(first.loss.nan_to_num(), second.loss.nan_to_num())
 
 
 def test_repr_is_the_constructor_call() -> None:
