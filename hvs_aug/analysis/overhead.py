@@ -540,7 +540,7 @@ def pareto(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
     from matplotlib.figure import Figure
 
     panels = list(dict.fromkeys(row.get("workload", "") for row in rows))
-    figure = Figure(figsize=(4.2 * len(panels), 3.8), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(panels), 4.2), layout="constrained")
     for index, panel in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
         own = sorted((row for row in rows if row.get("workload", "") == panel), key=lambda row: (row["ratio"], -row["captured"]))
@@ -550,8 +550,7 @@ def pareto(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
                 best.append(row)
         axes.plot([row["ratio"] for row in best], [row["captured"] for row in best], color="0.75", zorder=1)
         axes.scatter([row["ratio"] for row in own], [row["captured"] for row in own], s=18, zorder=2)
-        for row in own:
-            axes.annotate(row["setting"], (row["ratio"], row["captured"]), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        _label(axes, own)
         axes.axvline(1.1, color="0.85", linewidth=0.8, zorder=0)
         axes.axhline(0.85, color="0.85", linewidth=0.8, zorder=0)
         axes.set_title(panel, fontsize=9)
@@ -561,3 +560,28 @@ def pareto(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path
+
+
+def _label(axes: Any, rows: Sequence[Mapping[str, Any]], height: float = 0.045) -> None:
+    """Write each setting beside its point, further down where there is another name already."""
+    low, high = axes.get_xlim(), axes.get_ylim()
+    taken: dict[str, list[float]] = {"left": [], "right": []}
+    for row in sorted(rows, key=lambda row: (-row["captured"], row["ratio"])):
+        across = (row["ratio"] - low[0]) / (low[1] - low[0])
+        place = (row["captured"] - high[0]) / (high[1] - high[0])
+        side = "right" if across > 0.55 else "left"
+        while any(abs(place - other) < height for other in taken[side]):
+            place -= 0.2 * height
+        taken[side].append(place)
+        text = (across - 0.03, place) if side == "right" else (across + 0.03, place)
+        line = {"arrowstyle": "-", "color": "0.7", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
+        axes.annotate(
+            row["setting"],
+            (row["ratio"], row["captured"]),
+            xytext=text,
+            textcoords="axes fraction",
+            fontsize=7,
+            ha=side,
+            va="center",
+            arrowprops=line,
+        )
