@@ -109,10 +109,10 @@ def cascade(trainee: Any, views: CandidateViews) -> Chooser:
         first = quarter.score(batch, params=params).table
         upper = torch.triu_indices(*first.shape[:2], offset=1)
         leading = first[upper[0], upper[1]].topk(2, dim=0).indices
-        kept = torch.zeros_like(first).fill_(torch.nan)
+        kept = torch.full_like(first, torch.nan)
         second = half.score(batch, params=params).table
+        columns = torch.arange(first.shape[2])
         for pairs in upper[:, leading].unbind(1):
-            columns = torch.arange(first.shape[2])
             for u, v in (pairs, pairs.flip(0)):
                 kept[u, v, columns] = second[u, v, columns]
         kept.diagonal().zero_()

@@ -38,6 +38,7 @@ from ..selection.policies import min_iou
 from ..selection.policies import random as at_random
 from ..selection.sampler import HardPairSampler, HardViews
 from ..selection.search import selection_loss
+from ..selection.slots import split_extra
 from ..views.candidates import CandidateViews
 from ..views.params import ViewParams
 from ..views.recipe import ViewSlot
@@ -336,15 +337,17 @@ def _parts(runner: _Runner, batch: ImageBatch, times: int = 3) -> dict[str, floa
     runner.choose.profile = True
     parts = dict.fromkeys(("views", "scoring", "search", "render", "training"), 0.0)
     for number, share in _kinds_of_step(runner.choose):
-        taken: list[dict[str, float]] = []
-        for _ in range(times):
-            timings: list[dict[str, float]] = []
-            seconds = _seconds(lambda: timings.append(runner.step(batch, number).timings or {}), runner.workload.device)  # noqa: B023
-            taken.append({**timings[0], "training": max(0.0, seconds - sum(timings[0].values()))})
+        taken = [_profiled(runner, batch, number) for _ in range(times)]
         for name in parts:
             parts[name] += share * statistics.median(part[name] for part in taken)
     runner.choose.profile = False
     return parts
+
+
+def _profiled(runner: _Runner, batch: ImageBatch, number: int | None) -> dict[str, float]:
+    timings: dict[str, float] = {}
+    seconds = _seconds(lambda: timings.update(runner.step(batch, number).timings or {}), runner.workload.device)
+    return {**timings, "training": max(0.0, seconds - sum(timings.values()))}
 
 
 def _flops(runner: _Runner, batch: ImageBatch) -> float:
@@ -418,12 +421,9 @@ class _Judge:
 
 def _by_slot(slots: Sequence[ViewSlot], candidates: Tensor, chosen: Tensor) -> Tensor:
     """Extras of candidates and of chosen views, (V, B, ...) and (S, B, ...), as those of one set of candidates, slot by slot."""
-    having = (
-        [slot for slot in slots if slot.role == "global"] if len(candidates) < sum(slot.candidates for slot in slots) else slots
-    )
-    first = torch.split(candidates, [slot.candidates for slot in having])
-    second = torch.split(chosen.to(candidates.device), [slot.select for slot in having])
-    return torch.cat([part for pair in zip(first, second, strict=True) for part in pair])
+    kept = [replace(slot, candidates=slot.select) for slot in slots]
+    first, second = split_extra(slots, "candidates", candidates), split_extra(kept, "chosen", chosen.to(candidates.device))
+    return torch.cat([part for pair in zip(first, second, strict=True) for part in pair if part is not None])
 
 
 @torch.no_grad()
@@ -466,7 +466,8 @@ def _on_step(
     if not isinstance(chooser, HardPairSampler):
         return chooser(batch, extras, params=params)
     before = chooser.state_dict()
-    chooser.step = chooser.step if step is None else step
+    if step is not None:
+        chooser.step = step
     hard = chooser(batch, extras, params=params)
     chooser.load_state_dict(before | {"generator": chooser.generator.get_state()})
     return hard

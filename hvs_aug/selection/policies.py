@@ -24,7 +24,7 @@ from .._check import fail, require, require_fraction, require_name
 from ..views.params import ViewParams
 from ..views.recipe import ViewSlot
 from . import search
-from .losses.pair import require_positive, slot_ranges, without_local_pairs
+from .losses.pair import compared, require_positive, slot_ranges, without_local_pairs
 
 __all__ = [
     "Policy",
@@ -451,14 +451,8 @@ def _draw_subset(gains: Tensor, select: int, uniform: Tensor) -> Tensor:
 
 def _without_outliers(table: Tensor, slots: Sequence[ViewSlot], quantile: float) -> Tensor:
     """The table with NaN for the pairs above this quantile of all finite losses of pairs that can be kept together."""
-    owner = [(slot, number) for number, slot in enumerate(slots) for _ in range(slot.candidates)]
-    together = [
-        [
-            u < v and "global" in (first.role, second.role) and (one != other or first.select > 1)
-            for v, (second, other) in enumerate(owner)
-        ]
-        for u, (first, one) in enumerate(owner)
-    ]
+    owner = [number for number, slot in enumerate(slots) for _ in range(slot.candidates)]
+    together = [[u < v and compared(slots, one, other) for v, other in enumerate(owner)] for u, one in enumerate(owner)]
     pairs = torch.tensor(together).to(table.device, non_blocking=True)[..., None]
     ordered = torch.where(pairs & table.isfinite(), table, torch.inf).flatten().sort().values
     place = ((ordered.isfinite().sum() - 1).clamp_(min=0) * quantile).floor().long()

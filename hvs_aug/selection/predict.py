@@ -10,6 +10,7 @@ from torch import Tensor
 from .._check import require
 from ..views.params import ViewParams
 from ..views.recipe import ViewSlot
+from .losses.pair import compared
 
 __all__ = ["PairPredictor"]
 
@@ -35,13 +36,9 @@ class PairPredictor:
     """
 
     def __init__(self, slots: Sequence[ViewSlot]) -> None:
-        pairs = [
-            (one, other)
-            for one, first in enumerate(slots)
-            for other, second in enumerate(slots)
-            if one <= other and "global" in (first.role, second.role) and (one != other or first.select > 1)
-        ]
-        self._kinds: list[tuple[int, ...]] = [*pairs, *((slot,) for slot in range(len(slots)))]
+        places = range(len(slots))
+        pairs = [(one, other) for one in places for other in places[one:] if compared(slots, one, other)]
+        self._kinds: list[tuple[int, ...]] = [*pairs, *((slot,) for slot in places)]
         self._moments: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
     @torch.no_grad()
@@ -112,15 +109,9 @@ def _same(kind: tuple[int, ...]) -> bool:
     return len(kind) == 2 and kind[0] == kind[1]
 
 
-def _span(params: ViewParams, slot: int) -> slice:
-    """Where the views of a slot stand."""
-    start = params.slots.index(slot) if slot in params.slots else 0
-    return slice(start, start + params.slots.count(slot))
-
-
 def _block(table: Tensor, params: ViewParams, kind: tuple[int, ...]) -> Tensor:
     """The entries of a table, as a view of it: of two slots (v, w, B), of the views of one slot alone (v, 1, B)."""
-    rows, columns = _span(params, kind[0]), _span(params, kind[-1])
+    rows, columns = params.span(kind[0]), params.span(kind[-1])
     block = table[rows, columns]
     return block if len(kind) == 2 else block.diagonal().t()[:, None]
 
@@ -138,7 +129,7 @@ def _described(params: ViewParams, facts: Tensor | None) -> tuple[Tensor, Tensor
 
 def _inputs(overlap: Tensor, centres: Tensor, values: Tensor, params: ViewParams, kind: tuple[int, ...]) -> Iterator[Tensor]:
     """The inputs of the regression, one after the other, each as large as :func:`_block`."""
-    rows, columns = _span(params, kind[0]), _span(params, kind[-1])
+    rows, columns = params.span(kind[0]), params.span(kind[-1])
     if len(kind) == 1:
         yield from values[rows, None].unbind(-1)
         return

@@ -111,10 +111,14 @@ class ViewParams:
         extras = {name: gather(value) if value.shape[:2] == views else value for name, value in self.extras.items()}
         return self._with(chosen, slots=tuple(slots), extras=extras)
 
+    def span(self, slot: int) -> slice:
+        """Where the views of one slot stand, on the axis of views."""
+        start = self.slots.index(slot) if slot in self.slots else 0
+        return slice(start, start + self.slots.count(slot))
+
     def of_slot(self, slot: int) -> ViewParams:
         """The params of the views of one slot."""
-        start = self.slots.index(slot) if slot in self.slots else 0
-        views = slice(start, start + self.slots.count(slot))
+        views = self.span(slot)
         return self._with({name: getattr(self, name)[views] for name in _TAILS}, slots=self.slots[views])
 
     @staticmethod

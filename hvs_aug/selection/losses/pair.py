@@ -94,6 +94,11 @@ def slot_ranges(slots: Sequence[ViewSlot]) -> list[range]:
     return ranges
 
 
+def compared(slots: Sequence[ViewSlot], one: int, other: int) -> bool:
+    """Whether a view of one slot and another view of the other (or the same) can be kept together and have a loss."""
+    return "global" in (slots[one].role, slots[other].role) and (one != other or slots[one].select > 1)
+
+
 def tensors(output: Output | None) -> Iterator[Tensor]:
     """The tensors that an output consists of."""
     if isinstance(output, Mapping):
