@@ -18,7 +18,7 @@ import re
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,7 @@ import torch
 
 from hvs_aug._check import fail, require
 
-__all__ = ["arguments", "check", "interleave", "machine", "summarise", "table", "write"]
+__all__ = ["arguments", "check", "interleave", "machine", "resumed", "summarise", "table", "write"]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -131,6 +131,27 @@ def write(
     path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
     print(f"written to {path}")
     return path
+
+
+def resumed(path: Path, settings: Mapping[str, Any], *, free: Collection[str] = (), timed: bool = True) -> list[dict[str, Any]]:
+    """The rows that a run which stopped had written; none where there is no file.
+
+    Raises: HVSError if it had other settings than these, those named in ``free`` aside, or, where times were measured, another
+    machine.
+    """
+    if not path.exists():
+        return []
+    document = json.loads(path.read_text())
+    check(document)
+    compared = {"settings": settings} | ({"machine": machine()} if timed else {})
+    for key, now in compared.items():
+        differing = [name for name, value in now.items() if document[key].get(name) != value and name not in free]
+        hint = "leave --resume away to measure everything anew."
+        require(
+            not differing, f"{document['benchmark']}(--resume)", f"the {key} of {path}", f"another {', '.join(differing)}", hint
+        )
+    rows: list[dict[str, Any]] = document["rows"]
+    return rows
 
 
 def _commit() -> str:

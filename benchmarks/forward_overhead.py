@@ -16,7 +16,6 @@ published code (tests/reference/published.py) on the same rendered candidates, a
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -28,8 +27,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.common import RESULTS, ROOT, arguments, check, machine, table, write
-from hvs_aug._check import fail, require
+from benchmarks.common import RESULTS, ROOT, arguments, resumed, table, write
+from hvs_aug._check import fail
 from hvs_aug.analysis.overhead import FULL, RANDOM, Factory, Workload, costs, hardness, pareto, recommend, settings
 from hvs_aug.data.raw_images import RawImages
 from hvs_aug.pretraining.build import METHODS, build_method
@@ -240,21 +239,6 @@ def run(options: argparse.Namespace, finished: Sequence[dict[str, Any]] = ()) ->
         yield rows
 
 
-def finished_rows(path: Path, used: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a run that stopped, which must have been made with the same settings on a machine like this one."""
-    if not path.exists():
-        return []
-    document = json.loads(path.read_text())
-    check(document)
-    for key, now in (("settings", used), ("machine", machine())):
-        free = ("methods", "main_only", "points", "judged", "repeats")
-        differing = [name for name, value in now.items() if document[key].get(name) != value and name not in free]
-        hint = "leave --resume away to measure everything anew."
-        require(not differing, "forward_overhead(--resume)", f"the {key} of {path}", f"another {', '.join(differing)}", hint)
-    found: list[dict[str, Any]] = document["rows"]
-    return found
-
-
 def summarised(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """The figures that the README quotes; those over several methods are the worst of them."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
@@ -349,7 +333,8 @@ def main(words: Sequence[str] | None = None) -> None:
     used["data"] = "packaged photographs" if options.data is None else str(options.data)
     used["points"] = list(used["points"])
     path = options.out or RESULTS / "forward_overhead.json"
-    rows = finished_rows(path, used) if options.resume or options.judge else []
+    free = ("methods", "main_only", "points", "judged", "repeats")
+    rows = resumed(path, used, free=free) if options.resume or options.judge else []
     for measured in run(options, rows):
         rows = [row for row in rows if row["workload"] != measured[0]["workload"]] + measured
         write("forward_overhead", used, rows, summarised(rows), path)

@@ -10,7 +10,6 @@ A run of minutes on small images says whether a choice does harm, not what hard 
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.common import RESULTS, arguments, check, table, write
+from benchmarks.common import RESULTS, arguments, resumed, table, write
 from hvs_aug import CHEAP
 from hvs_aug._check import require
 from hvs_aug.data.raw_images import RawImages
@@ -98,13 +97,7 @@ def main(words: Sequence[str] | None = None) -> None:
     settings = {"method": options.method, "size": SIZE, "batch": BATCH, "epochs": epochs, "images": len(bank), "test": len(queries)}
     settings["data"] = "packaged photographs" if options.data is None else options.data.name
     path = options.out or RESULTS / "quality.json"
-    rows: list[dict[str, Any]] = []
-    if options.resume and path.exists():
-        document = json.loads(path.read_text())
-        check(document)
-        expected = f"a file of the settings {document['settings']}"
-        require(document["settings"] == settings, "quality(--resume)", expected, f"{settings}", "leave --resume away.")
-        rows = document["rows"]
+    rows = resumed(path, settings, timed=False) if options.resume else []
     recipe = METHODS[options.method].views(SIZE).slots[0].recipe
     for seed in range(seeds):
         for arm, chosen in ARMS.items():

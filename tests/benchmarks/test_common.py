@@ -139,3 +139,18 @@ def test_published_results_follow_the_schema() -> None:
         read = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no strict JSON"))
         common.check(read)
         assert read["benchmark"] == path.stem
+
+
+def test_only_a_run_of_equal_settings_on_an_equal_machine_is_resumed(tmp_path: Path) -> None:
+    rows = [{"workload": "one", "setting": "half"}]
+    path = common.write("example", {"size": 128, "methods": ["dino"]}, rows, {}, tmp_path / "results.json")
+    assert common.resumed(path, {"size": 128, "methods": ["ibot"]}, free=["methods"]) == rows
+    assert common.resumed(tmp_path / "none.json", {}) == []
+    with pytest.raises(HVSError, match=r"example\(--resume\): expected the settings of .*, got another methods"):
+        common.resumed(path, {"size": 128, "methods": ["ibot"]})
+    stored = json.loads(path.read_text())
+    stored["machine"]["threads"] = 99
+    path.write_text(json.dumps(stored))
+    with pytest.raises(HVSError, match="expected the machine of .*, got another threads"):
+        common.resumed(path, {"size": 128})
+    assert common.resumed(path, {"size": 128}, timed=False) == rows

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import forward_overhead
-from benchmarks.common import write
 from benchmarks.forward_overhead import PublishedMultiCrop, PublishedPair, contestants, summarised
 from hvs_aug.analysis.overhead import FULL, RANDOM
 from hvs_aug.pretraining.build import build_method
@@ -105,20 +103,6 @@ def test_finished_workloads_are_left_out_or_judged_anew(monkeypatch: pytest.Monk
     first, second = forward_overhead.run(options, finished)
     assert first == [finished[0] | {"captured": 0.9}]  # its time is kept
     assert [(row["workload"], row["captured"], row["peak_mib"]) for row in second] == [("two", 0.5, 1.0)] * 2
-
-
-def test_only_a_run_of_equal_settings_on_an_equal_machine_is_resumed(tmp_path: Path) -> None:
-    rows = [{"workload": "one", "setting": "half"}]
-    path = write("forward_overhead", {"size": 128, "methods": ["dino"]}, rows, {}, tmp_path / "results.json")
-    assert forward_overhead.finished_rows(path, {"size": 128, "methods": ["ibot"]}) == rows
-    assert forward_overhead.finished_rows(tmp_path / "none.json", {}) == []
-    with pytest.raises(ValueError, match="expected the settings of .*, got another size"):
-        forward_overhead.finished_rows(path, {"size": 224})
-    document = json.loads(path.read_text())
-    document["machine"]["threads"] = 99
-    path.write_text(json.dumps(document))
-    with pytest.raises(ValueError, match="expected the machine of .*, got another threads"):
-        forward_overhead.finished_rows(path, {"size": 128})
 
 
 def test_a_checkout_is_timed_with_and_without_the_lines_of_its_example(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
