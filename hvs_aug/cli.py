@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--candidates", type=int, help="candidates per image; per kept view for dino and ibot (default: 4, 2)")
     pretrain.add_argument("--policy", metavar="NAME", help=f"{_POLICIES} (default: hardest)")
     pretrain.add_argument("--score-scale", type=float, help="score at this fraction of the size (default: 1)")
+    pretrain.add_argument("--every", type=int, metavar="K", help="score on every K-th step (default: 1; hvs_aug.CHEAP: 16)")
+    pretrain.add_argument("--predict", type=int, metavar="N", help="between, choose by prediction among N times as many (CHEAP: 8)")
     pretrain.add_argument("--seed", type=int, help="default: 0")
     pretrain.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
     pretrain.add_argument("--workers", type=int, help="processes that decode images (default: by the number of cores)")
@@ -115,7 +117,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     from .data.raw_images import RawImages
     from .pretraining.loop import CHECKPOINT, Pretraining, summarise
 
-    _require_positive(arguments, "epochs", "batch_size", "candidates", "size")
+    _require_positive(arguments, "epochs", "batch_size", "candidates", "size", "every", "predict")
     out: Path = arguments.out if arguments.out is not None else Path("runs") / (arguments.method or "simclr")
     checkpoint = out / CHECKPOINT
     device, images = _device(arguments.device), RawImages(arguments.data, on_error=arguments.on_error)
@@ -155,7 +157,9 @@ def _settings(arguments: argparse.Namespace, images: Any) -> Settings:
 
 
 def _given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("method", "encoder", "size", "epochs", "batch_size", "learning_rate", "candidates", "policy", "score_scale", "seed")
+    from .pretraining.loop import Settings
+
+    names = Settings.__dataclass_fields__
     return {name: value for name in names if (value := getattr(arguments, name)) is not None}
 
 

@@ -65,6 +65,15 @@ def test_pretrain_writes_a_run_and_resumes_only_when_asked(
     assert "--seed: expected 0, with which the run began, got int 5" in capsys.readouterr().err
 
 
+def test_pretrain_scores_now_and_then(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert pretrain(folder, out, "--every", "2", "--predict", "4") == 0
+    assert pretrain(folder, out, "--resume", "--every", "2", "--predict", "3") == 2
+    assert "--predict: expected 4, with which the run began, got int 3" in capsys.readouterr().err
+    assert pretrain(folder, tmp_path / "other", "--predict", "4") == 2
+    assert "expected every= above 1" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
 def test_pretrain_chooses_the_size_of_the_views_by_the_images(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

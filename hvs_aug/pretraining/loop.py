@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -75,7 +75,7 @@ class Settings:
     Attributes:
         method, size, encoder: what is trained, for views of how many pixels.
         epochs, batch_size, learning_rate, seed: how. ``learning_rate`` is that of the method where it is ``None``.
-        candidates, policy, score_scale: which views are trained on, as in :class:`hvs_aug.HardPairSampler`.
+        candidates, policy, score_scale, every, predict: which views are trained on, as in :class:`hvs_aug.HardPairSampler`.
     """
 
     method: str = "simclr"
@@ -88,6 +88,8 @@ class Settings:
     candidates: int | None = None
     policy: str = "hardest"
     score_scale: float = 1.0
+    every: int = 1
+    predict: int | None = None
 
     def __post_init__(self) -> None:
         require_name(self.method, METHODS, "Settings(method)")
@@ -134,6 +136,8 @@ class Pretraining:
             self.views,
             policy=make_policy(settings.policy),
             score_scale=settings.score_scale,
+            every=settings.every,
+            predict=settings.predict,
             generator=torch.Generator().manual_seed(settings.seed),
         )
         rate = settings.learning_rate if settings.learning_rate is not None else self.method.learning_rate
@@ -185,7 +189,7 @@ class Pretraining:
 
     def train_step(self, images: ImageBatch, measured: bool = False) -> dict[str, Any] | None:
         """One step; if ``measured``, return its loss, its choice and its seconds, for which the host waits for the device."""
-        method, slots = self.method, self.views.slots
+        method = self.method
         self.sampler.profile = measured
         start = time.perf_counter()
         progress = self.step / self.total
@@ -193,9 +197,7 @@ class Pretraining:
             group["lr"] = self.peak_rate * _rate(progress)
         method.schedule(progress)
         images = images.to(self.device, non_blocking=True)
-        params = self.views.make_params(images, self.sampler.generator)
-        drawn = time.perf_counter()
-        hard = self.sampler(images, method.extras(slots, len(images), self.sampler.generator), params=params)
+        hard = self.sampler(images, method.extras(self.views.slots, len(images), self.sampler.generator))
         chosen = time.perf_counter()
         loss = method.loss(hard)
         self.optimizer.zero_grad(set_to_none=True)
@@ -214,11 +216,13 @@ class Pretraining:
         if not math.isfinite(value):
             hint = "resume from the last checkpoint with a lower --learning-rate, or look at the images that it saw."
             fail("Pretraining.run()", "a finite loss", f"{value} in step {self.step}", hint)
+        assert hard.drawn is not None
+        slots = [replace(slot, candidates=hard.drawn.slots.count(index)) for index, slot in enumerate(self.views.slots)]
         meter = SelectionMeter(slots)
-        meter.update(hard.indices, params, loss=hard.loss if torch.isfinite(hard.loss).any() else None)
+        meter.update(hard.indices, hard.drawn, loss=hard.loss if torch.isfinite(hard.loss).any() else None)
         spent = hard.timings or {}
         seconds = {
-            "views": drawn - start + spent["views"] + spent["render"],
+            "views": chosen - start - spent["scoring"] - spent["search"],
             "scoring": spent["scoring"],
             "search": spent["search"],
             "training": done - chosen,
@@ -242,6 +246,7 @@ class Pretraining:
         tensors = {f"method.{name}": value for name, value in self.method.state_dict().items()}
         tensors |= {f"optimizer.{name}": value for name, value in flatten_optimizer(self.optimizer).items()}
         tensors["sampler.generator"] = chosen["generator"]
+        tensors |= {f"predictor.{name}": value for name, value in chosen.get("predictor", {}).items()}
         state = {"settings": asdict(self.settings), "step": self.step, "choices": chosen["step"], "images": self.images}
         save_checkpoint(path, tensors, state)
 
@@ -262,7 +267,8 @@ class Pretraining:
         )
         _load(run.method, tensors, path)
         restore_optimizer(run.optimizer, _below("optimizer.", tensors))
-        run.sampler.load_state_dict({"generator": tensors["sampler.generator"], "step": state["choices"]})
+        chosen = {"generator": tensors["sampler.generator"], "step": state["choices"]}
+        run.sampler.load_state_dict(chosen | {"predictor": _below("predictor.", tensors)})
         run.step = state["step"]
         return run
 

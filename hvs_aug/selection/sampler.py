@@ -52,7 +52,7 @@ class HardViews:
     Attributes:
         views: S tensors ``(B, C, h, w)`` at the training size, in slot order, as a training loop expects them.
         params: what was drawn for them, axes ``(S, B)``; ``None`` for candidates that the caller brought.
-        indices: ``(S, B)`` int64, which candidates they are: of those drawn in this step, which ``predict`` multiplies.
+        indices: ``(S, B)`` int64, which candidates they are.
         loss: ``(B,)`` float32, the loss by which they were chosen; NaN where nothing was scored.
         outputs: for each slot the scoring model's detached output of the winners, leading axes (selected, B); ``None`` unless
             the whole batch was scored.
@@ -60,6 +60,8 @@ class HardViews:
         nonfinite: 0-dim int64, how many images had a candidate pair whose loss was not finite.
         extras: the caller's extras of the winners.
         timings: seconds spent in views, scoring, search and render; ``None`` unless the sampler was made with ``profile=True``.
+        drawn: what was drawn for all V candidates, axes ``(V, B)``, to which ``indices`` refer; ``predict`` draws more than the
+            slots say. ``None`` for candidates that the caller brought.
     """
 
     views: list[Tensor]
@@ -71,6 +73,7 @@ class HardViews:
     nonfinite: Tensor
     extras: dict[str, Tensor]
     timings: dict[str, float] | None = None
+    drawn: ViewParams | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,7 +269,7 @@ class HardPairSampler:
             rendered = winners(self.slots, choice.pixels, choice.indices)  # the same pixels, without rendering them again
         else:
             rendered = list(views.transform(batch, chosen))
-        return self._finish(rendered, chosen, choice, extras, clock)
+        return self._finish(rendered, params, chosen, choice, extras, clock)
 
     @torch.no_grad()
     def select(self, candidates: Sequence[Tensor], extras: Extras | None = None) -> HardViews:
@@ -285,7 +288,7 @@ class HardPairSampler:
             return [_reduced(slot[:, :count], [self._scoring_side(side) for side in slot.shape[-2:]]) for slot in slots]
 
         choice = self._decide(slots[0].shape[1], slots[0].device, None, extras, pixels, clock)
-        return self._finish(winners(self.slots, slots, choice.indices), None, choice, extras, clock)
+        return self._finish(winners(self.slots, slots, choice.indices), None, None, choice, extras, clock)
 
     @torch.no_grad()
     def score(self, images: ImageBatch | Tensor, extras: Extras | None = None, *, params: ViewParams | None = None) -> Scored:
@@ -438,7 +441,13 @@ class HardPairSampler:
         return indices, selection_loss(table, indices), nonfinite
 
     def _finish(
-        self, rendered: Sequence[Any], params: ViewParams | None, choice: _Choice, extras: Extras | None, clock: Clock
+        self,
+        rendered: Sequence[Any],
+        drawn: ViewParams | None,
+        params: ViewParams | None,
+        choice: _Choice,
+        extras: Extras | None,
+        clock: Clock,
     ) -> HardViews:
         views = [view for slot in rendered for view in slot]
         clock("render")
@@ -460,6 +469,7 @@ class HardPairSampler:
             choice.nonfinite,
             chosen_extras(self.slots, extras or {}, choice.indices if choice.extra_rows is None else choice.extra_rows),
             clock.seconds,
+            drawn,
         )
 
     # ------------------------------------------------------------------ parts of the steps

@@ -35,11 +35,12 @@ def assert_equal_runs(first: Path, second: Path) -> None:
         assert torch.equal(value, others[name]), name
 
 
+@pytest.mark.parametrize("changed", [{}, {"every": 2, "predict": 4}], ids=str)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_stopped_run_resumes_bit_for_bit(method: str, tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_bit_for_bit(method: str, changed: dict[str, Any], tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    small_run(method, epochs=2).run(whole, progress=False, log_every=1)
-    small_run(method, epochs=2).run(parts, progress=False, log_every=1, stop_at=2)  # amid the first epoch
+    small_run(method, epochs=2, **changed).run(whole, progress=False, log_every=1)
+    small_run(method, epochs=2, **changed).run(parts, progress=False, log_every=1, stop_at=2)  # amid the first epoch
     assert saved(parts)[1]["step"] == 2 and not (parts / "encoder.safetensors").exists()
     Pretraining.resume(parts / "checkpoint.safetensors", Noise()).run(parts, progress=False, log_every=1)
     assert_equal_runs(whole, parts)
@@ -104,6 +105,16 @@ def test_random_views_are_not_scored() -> None:
 def test_the_overlap_is_that_of_the_views_that_were_chosen() -> None:
     lines = small_run(policy="min_iou", candidates=8).run(progress=False, log_every=1)
     assert all(line["iou"] < 0.5 * line["iou_random"] for line in lines)
+
+
+def test_a_predicted_choice_is_reported_by_the_views_that_were_drawn_for_it() -> None:
+    lines = small_run(every=2, predict=5).run(progress=False, log_every=1)
+    for line in lines:
+        scored = line["step"] % 2 == 1
+        assert len(line["chosen"]) == (4 if scored else 20) and sum(line["chosen"]) == pytest.approx(1)
+        assert (line["chosen_loss"] is not None) == scored == (line["seconds"]["scoring"] > 0)
+        assert 0 <= line["iou"] <= 1 and 0 < line["iou_random"] < 1
+    small_run("ibot", every=2, predict=5).run(progress=False, stop_at=2)
 
 
 def test_hard_views_have_more_loss_than_all_pairs() -> None:

@@ -363,6 +363,7 @@ def test_between_the_model_is_not_run_and_the_prediction_chooses_among_more() ->
         else:
             assert torch.equal(hard.indices, exact(predictor.table(params), many)) and hard.loss.isnan().all()
             assert hard.outputs is None and int(hard.indices.max()) > 3
+        assert hard.drawn is not None and torch.equal(hard.drawn.boxes, params.boxes)
         assert torch.equal(hard.params.boxes, params.select(hard.indices).boxes)
         views = CandidateViews(slots).transform(images(seed=step), hard.params)[0]
         assert all(torch.equal(view, other) for view, other in zip(hard.views, views, strict=True))
