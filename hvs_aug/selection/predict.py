@@ -40,6 +40,7 @@ class PairPredictor:
         pairs = [(one, other) for one in places for other in places[one:] if compared(slots, one, other)]
         self._kinds: list[tuple[int, ...]] = [*pairs, *((slot,) for slot in places)]
         self._moments: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+        self._weights: dict[tuple[int, ...], Tensor] = {}
 
     @torch.no_grad()
     def learn(self, params: ViewParams, table: Tensor, facts: Tensor | None = None) -> None:
@@ -63,6 +64,7 @@ class PairPredictor:
                     squares = squares + _MEMORY * before[0].to(table.device)
                     products = products + _MEMORY * before[1].to(table.device)
                 self._moments[kind] = squares, products
+                self._weights[kind] = _ridge(squares, products)
 
     @torch.no_grad()
     def table(self, params: ViewParams, facts: Tensor | None = None) -> Tensor:
@@ -75,10 +77,9 @@ class PairPredictor:
         table = torch.zeros(views, views, images, device=params.boxes.device)
         with torch.autocast(table.device.type, enabled=False):
             described = _described(params, facts)
-            for kind, moments in self._moments.items():
+            for kind, weights in self._weights.items():
                 block = _block(table, params, kind)
-                weights = _ridge(*(value.to(table.device) for value in moments))
-                for weight, values in zip(weights, _inputs(*described, params, kind), strict=True):
+                for weight, values in zip(weights.to(table.device), _inputs(*described, params, kind), strict=True):
                     block.addcmul_(values, weight)
                 if _same(kind):
                     block.diagonal().zero_()
@@ -98,6 +99,7 @@ class PairPredictor:
         require(set(state) <= known, call, "the state of a predictor of these slots", f"keys {sorted(state)}")
         kinds = [kind for kind in self._kinds if f"{_name(kind)}.xx" in state]
         self._moments = {kind: (state[f"{_name(kind)}.xx"], state[f"{_name(kind)}.xy"]) for kind in kinds}
+        self._weights = {kind: _ridge(*moments) for kind, moments in self._moments.items()}
 
 
 def _name(kind: tuple[int, ...]) -> str:
