@@ -40,12 +40,12 @@ from hvs_aug.views.candidates import CandidateViews
 from hvs_aug.views.params import ViewParams
 from tests.reference import published
 
-WORKLOADS = {"simsiam": "resnet18", "simclr": "resnet18", "dino": "vit-tiny", "ibot": "vit-tiny"}
+SMALL = {"simsiam": "resnet18", "simclr": "resnet18", "dino": "vit-tiny", "ibot": "vit-tiny"}
 LARGE = {"simsiam": "resnet50", "simclr": "resnet50", "dino": "vit-small", "ibot": "vit-small"}
 PROTOTYPES = {"dino": 65536, "ibot": 8192}
 """The repos' defaults: ``--out_dim`` of main_dino.py and of main_ibot.py."""
-CANDIDATES = {"simsiam": (4, 2, 8), "simclr": (4, 2, 8), "dino": (2, 4), "ibot": (2,)}
-"""The candidates of the full table, then those of a short one: N of two views, or N for each view of a multi-crop that is kept."""
+CANDIDATES = {"simsiam": (4, 8), "simclr": (4, 8), "dino": (2, 4), "ibot": (2, 4)}
+"""Of the full table, then of a short one: N candidates of two views, or N for each view of a multi-crop that is kept."""
 
 PUBLISHED, PASTED = "published", "published, pasted twice"
 COLUMNS = [
@@ -194,16 +194,21 @@ def shown(items: Sequence[Any], what: str) -> Iterable[Any]:
     return tqdm(items, desc=what, leave=False)
 
 
+def tables(method: str, quick: bool = False, large: bool = False) -> list[tuple[str, int]]:
+    """The encoder and the number of candidates of each of a method's tables: the full one, then the short ones."""
+    if quick:
+        return [("vit-micro" if "vit" in SMALL[method] else "resnet8", CANDIDATES[method][0])]
+    encoder, other = (LARGE, SMALL) if large else (SMALL, LARGE)
+    return [*((encoder[method], candidates) for candidates in CANDIDATES[method]), (other[method], CANDIDATES[method][0])]
+
+
 def workloads(options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Workload, dict[str, Factory]]]:
     """What is to be measured: the facts by which a workload is known, the workload, and its contestants."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     train, held_out = images_of(options.data)
-    encoders = LARGE if options.large else WORKLOADS
     for method in options.methods:
-        encoder = "vit-micro" if options.quick and "vit" in encoders[method] else "resnet8" if options.quick else encoders[method]
-        for turn, candidates in enumerate(CANDIDATES[method][:1] if options.quick or options.main_only else CANDIDATES[method]):
-            if method in ("simsiam", "simclr") and candidates == 2:
-                continue  # two of two are random views
+        made = tables(method, options.quick, options.large)
+        for turn, (encoder, candidates) in enumerate(made[:1] if options.main_only else made):
             name = f"{method} {encoder} {options.size}px B={options.batch} N={candidates}"
             workload = Workload(
                 lambda method=method, encoder=encoder: build(method, encoder, options.size, options.prototypes),
@@ -303,10 +308,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = arguments("forward_overhead", __doc__)
     parser.add_argument("--size", type=int, help="side of a view in pixels (default: 128; on a GPU 224)")
     parser.add_argument("--batch", type=int, help="images in a step (default: 16; on a GPU 128)")
-    parser.add_argument("--methods", nargs="+", choices=sorted(METHODS.keys() & WORKLOADS.keys()), default=list(WORKLOADS))
-    parser.add_argument("--large", action="store_true", help="ResNet-50 and ViT-small (default on a GPU)")
+    parser.add_argument("--methods", nargs="+", choices=sorted(METHODS.keys() & SMALL.keys()), default=list(SMALL))
+    parser.add_argument("--large", action="store_true", help="the full tables with ResNet-50 and ViT-small (default on a GPU)")
     parser.add_argument("--prototypes", type=int, help="of DINO's and iBOT's heads (default: 65536 and 8192, as in the repos)")
-    parser.add_argument("--main-only", action="store_true", help="leave out the short tables of other numbers of candidates")
+    parser.add_argument("--main-only", action="store_true", help="leave out the short tables: more candidates, the other networks")
     parser.add_argument("--repeats", type=int, help="rounds that count (default: 9)")
     parser.add_argument("--points", type=int, nargs="+", default=(0, 50, 150), help="training steps after which choices are judged")
     parser.add_argument("--judged", type=int, default=6, help="batches of held-out images that are judged at each point")
@@ -314,7 +319,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--judge", action="store_true", help="keep their times, and judge their choices anew: no quiet machine needed"
     )
-    parser.add_argument("--repo", choices=sorted(WORKLOADS), help="measure a checkout of this repo through its example")
+    parser.add_argument("--repo", choices=sorted(SMALL), help="measure a checkout of this repo through its example")
     parser.add_argument("--checkout", type=Path, help="the folder of that checkout; its own arguments follow --")
     parser.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args(words)

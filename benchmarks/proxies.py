@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import arguments, table, write
-from benchmarks.forward_overhead import WORKLOADS, build, images_of, shown
+from benchmarks.forward_overhead import SMALL, build, images_of, shown
 from hvs_aug.analysis.overhead import FULL, Chooser, Factory, Workload, hardness, ours
 from hvs_aug.selection.losses import NegativeCosineLoss
 from hvs_aug.selection.policies import min_iou
@@ -163,7 +163,7 @@ def main(words: Sequence[str] | None = None) -> None:
     train, held_out = images_of(options.data)
     rows: list[dict[str, Any]] = []
     for method in options.methods:
-        encoder = "resnet8" if options.quick else WORKLOADS[method]
+        encoder = "resnet8" if options.quick else SMALL[method]
         workload = Workload(
             lambda method=method, encoder=encoder: build(method, encoder, size, None),
             size,

@@ -70,6 +70,19 @@ def test_contestants_of_a_table() -> None:
     assert set(contestants("simsiam", "resnet18", True)) == {FULL, "half", "cheap"}
 
 
+def test_the_full_table_is_followed_by_short_ones_of_more_candidates_and_the_other_network() -> None:
+    assert forward_overhead.tables("simclr") == [("resnet18", 4), ("resnet18", 8), ("resnet50", 4)]
+    assert forward_overhead.tables("dino", large=True) == [("vit-small", 2), ("vit-small", 4), ("vit-tiny", 2)]
+    options = argparse.Namespace(
+        methods=["simsiam"], quick=False, large=False, main_only=False, data=None, size=64, batch=4, prototypes=None
+    )
+    made = list(forward_overhead.workloads(options))
+    assert [(facts["main"], len(choosers) > 3) for facts, _, choosers in made] == [(True, True), (False, False), (False, False)]
+    assert made[1][0]["workload"] == "simsiam resnet18 64px B=4 N=8"
+    options.main_only = True
+    assert len(list(forward_overhead.workloads(options))) == 1
+
+
 def test_the_summary_is_the_worst_of_the_methods() -> None:
     def row(method: str, setting: str, ratio: float, captured: float, main: bool = True) -> dict:
         found = {"method": method, "setting": setting, "ratio": ratio, "median": ratio, "captured": captured, "main": main}
