@@ -151,7 +151,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "half of the tokens": {"token_keep": 0.5},
     "quarter of the tokens": {"token_keep": 0.25},
     "every 2nd step": {"every": 2},
-    "predicted, same candidates": {"every": 16, "predict": 1},
+    "predicted, same candidates": {**CHEAP, "predict": 1},
     "half of the batch": {"fraction": 0.5},
     "smallest overlap": {"policy": min_iou()},
 }

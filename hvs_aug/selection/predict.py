@@ -14,7 +14,7 @@ from .losses.pair import compared
 
 __all__ = ["PairPredictor"]
 
-_MEMORY = 0.9  # of the tables before, at each new one
+_MEMORY = 0.8  # of the tables before, at each new one
 _RIDGE = 0.1  # relative to each input's own variance
 _LOWEST_FACTOR = 0.1  # jitter factors can be 0, which has no logarithm
 
@@ -24,7 +24,7 @@ class PairPredictor:
 
     It learns from every table that is scored, and two or three are enough: how hard a pair is depends on how far apart its views
     were drawn, in much the same way for all images. What differs between images it cannot know. Since the model changes, a table
-    counts 0.9 times as much with each new one.
+    counts 0.8 times as much with each new one.
 
     The inputs of a pair: the intersection over union of its crops and the distance of their centres; and of the crops' area, the
     blur, the jitter, grayscale, solarization and the ``facts`` the difference and both values. The inputs of a view's own loss, on
@@ -118,24 +118,24 @@ def _block(table: Tensor, params: ViewParams, kind: tuple[int, ...]) -> Tensor:
     return block if len(kind) == 2 else block.diagonal().t()[:, None]
 
 
-def _described(params: ViewParams, facts: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Of every two views the overlap (V, V, B); of each view the centre of its crop in shares of the image, and its values."""
+def _described(params: ViewParams, facts: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Of each view the centre of its crop in shares of the image (V, B, 2), and its values (V, B, k)."""
     top, left, height, width = params.boxes.float().unbind(-1)
     whole_height, whole_width = params.sizes.float().unbind(-1)
     centres = torch.stack([(top + height / 2) / whole_height, (left + width / 2) / whole_width], -1)
     area = (height * width / (whole_height * whole_width)).log()
     factors = params.jitter[..., :3].clamp(min=_LOWEST_FACTOR).log()
     drawn = [area, params.blur, *factors.unbind(-1), params.jitter[..., 3], params.gray.float(), params.solarize.float()]
-    return params.iou(), centres, torch.stack([*drawn, *(() if facts is None else facts.unbind(-1))], -1)
+    return centres, torch.stack([*drawn, *(() if facts is None else facts.unbind(-1))], -1)
 
 
-def _inputs(overlap: Tensor, centres: Tensor, values: Tensor, params: ViewParams, kind: tuple[int, ...]) -> Iterator[Tensor]:
+def _inputs(centres: Tensor, values: Tensor, params: ViewParams, kind: tuple[int, ...]) -> Iterator[Tensor]:
     """The inputs of the regression, one after the other, each as large as :func:`_block`."""
     rows, columns = params.span(kind[0]), params.span(kind[-1])
     if len(kind) == 1:
         yield from values[rows, None].unbind(-1)
         return
-    yield overlap[rows, columns]
+    yield params.of_slot(kind[0]).iou(params.of_slot(kind[1]))
     yield (centres[rows, None] - centres[None, columns]).square().sum(-1).sqrt()
     for value in values.unbind(-1):
         first, second = value[rows, None], value[None, columns]

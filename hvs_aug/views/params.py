@@ -66,24 +66,27 @@ class ViewParams:
         """The number of views, V."""
         return len(self.boxes)
 
-    def iou(self) -> Tensor:
+    def iou(self, other: ViewParams | None = None) -> Tensor:
         """Intersection over union of the crops of every two views of an image, in source pixels: ``(V, V, B)`` float32 in [0, 1].
+
+        With ``other``, W views of the same images, that of each view with each of those: ``(V, W, B)``.
 
         Raises:
             HVSError: if a view has no crop (a Kornia pipeline without one).
         """
-        if self.uncropped:
+        other = self if other is None else other
+        for slot in (*self.uncropped, *other.uncropped):
             hint = "add a crop to its pipeline, before anything that rotates or warps."
-            fail("ViewParams.iou()", "a crop in every slot", f"none in slot {self.uncropped[0]}", hint)
-        top, left, height, width = self.boxes.unbind(-1)
-        bottom, right = top + height, left + width
+            fail("ViewParams.iou()", "a crop in every slot", f"none in slot {slot}", hint)
+        top, left, height, width = self.boxes[:, None].unbind(-1)
+        others_top, others_left, others_height, others_width = other.boxes.unbind(-1)
 
-        def overlap(low: Tensor, high: Tensor) -> Tensor:
-            return (torch.minimum(high[:, None], high) - torch.maximum(low[:, None], low)).clamp_(min=0)
+        def overlap(low: Tensor, length: Tensor, others_low: Tensor, others_length: Tensor) -> Tensor:
+            end = torch.minimum(low + length, others_low + others_length)
+            return (end - torch.maximum(low, others_low)).clamp_(min=0)
 
-        intersection = overlap(top, bottom) * overlap(left, right)
-        area = height * width
-        return intersection / (area[:, None] + area - intersection)
+        intersection = overlap(top, height, others_top, others_height) * overlap(left, width, others_left, others_width)
+        return intersection / (height * width + others_height * others_width - intersection)
 
     def select(self, indices: Tensor, slots: Sequence[int] | None = None) -> ViewParams:
         """Gather the views that ``indices`` names for each image.

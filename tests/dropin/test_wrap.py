@@ -119,7 +119,7 @@ def test_with_the_cheap_preset_the_model_scores_now_and_then(folder: Path, model
             assert [view.shape[-1] for view in views] == [16, 16, 8, 8, 8]
             batches += 1
     assert 2 < batches <= 16 and len(loader) == batches // 2
-    assert sizes == [16, 8] * 2  # the first step of each loader
+    assert sizes == [8, 4] * 2  # the first step of each loader, at half the side
 
 
 def test_the_users_objects_are_not_changed(folder: Path, model: Model) -> None:

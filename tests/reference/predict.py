@@ -14,7 +14,7 @@ from hvs_aug.views.recipe import ViewSlot
 
 __all__ = ["drawn_values", "inputs_of_pair", "kinds", "moments", "predicted_table", "rows", "weights"]
 
-FORGET = 0.9
+FORGET = 0.8
 RIDGE, FLOOR = 0.1, 1e-6
 DARKEST = 0.1  # factors of brightness, contrast and saturation below it count as it: the logarithm of 0 is not finite
 

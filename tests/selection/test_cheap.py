@@ -117,9 +117,13 @@ def test_a_transformer_is_scored_at_whole_patches(model: nn.Module) -> None:
 
 
 def test_the_preset_is_a_set_of_options() -> None:
-    sampler = sampler_of(SmallResNet(), **CHEAP)
-    assert (sampler.every, sampler.predict) == (16, 8)
-    assert len(sampler(images()).views) == 2
+    model = SmallResNet()
+    sizes: list[torch.Size] = []
+    sampler = sampler_of(lambda pixels: sizes.append(pixels.shape) or model(pixels), **CHEAP)
+    for step in range(9):
+        hard = sampler(images())
+        assert [view.shape[-1] for view in hard.views] == [32, 32] and len(hard.drawn) == (64 if step % 8 else 4)
+    assert sizes == [(4 * len(images()), 3, 16, 16)] * 2
 
 
 def test_an_error_of_the_model_itself_is_not_blamed_on_the_scale() -> None:

@@ -357,7 +357,7 @@ def test_the_latest_table_counts_most() -> None:
         got = learned(ONE_SLOT, (params, first), (params, second)).table(params)
         assert correlation(got, second, pairs) > 0.99
         whole = learned(ONE_SLOT, (params, second)).table(params)
-        agree(got, whole * (1 - 0.9) / (1 + 0.9))  # what the older one says is taken off, at 0.9 of its weight
+        agree(got, whole * (1 - 0.8) / (1 + 0.8))  # what the older one says is taken off, at 0.8 of its weight
 
 
 def test_flips_and_the_order_of_colours_do_not_matter() -> None:

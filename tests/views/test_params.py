@@ -39,6 +39,15 @@ def test_iou_is_that_of_painted_masks(seed: int) -> None:
                 assert float(iou[u, v, image]) == pytest.approx(painted, abs=1e-6)
 
 
+def test_iou_with_other_views_is_a_part_of_the_whole() -> None:
+    params = drawn("dino")
+    first, second, whole = params.of_slot(0), params.of_slot(2), params.iou()
+    assert torch.equal(first.iou(second), whole[params.span(0), params.span(2)])
+    assert torch.equal(second.iou(first), whole[params.span(2), params.span(0)])
+    with pytest.raises(HVSError, match="expected a crop in every slot, got none in slot 2"):
+        first.iou(replace(second, uncropped=(2,)))
+
+
 def test_selecting_gathers_each_images_own_views() -> None:
     params = drawn()
     indices = torch.tensor([[0, 3, 1], [2, 0, 3]])
