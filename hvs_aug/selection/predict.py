@@ -22,9 +22,8 @@ _LOWEST_FACTOR = 0.1  # jitter factors can be 0, which has no logarithm
 class PairPredictor:
     """A ridge regression from the recorded parameters of two views to the loss of their pair.
 
-    It learns from every table that is scored, and two or three are enough: how hard a pair is depends on how far apart its views
-    were drawn, in much the same way for all images. What differs between images it cannot know. Since the model changes, a table
-    counts 0.8 times as much with each new one.
+    It learns from every table that is scored: how hard a pair is depends on how its views were drawn, in much the same way for all
+    images. What differs between images it cannot know. Since the model changes, a table counts 0.8 times as much with each new one.
 
     The inputs of a pair: the intersection over union of its crops and the distance of their centres; and of the crops' area, the
     blur, the jitter, grayscale, solarization and the ``facts`` the difference and both values. The inputs of a view's own loss, on
