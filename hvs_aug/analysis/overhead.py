@@ -8,7 +8,7 @@ Two questions of one workload (a method, a network, a size), answered apart:
 - *Hardness captured*: a network is trained; at several points of the run each contestant chooses from the same candidates of
   images that are not trained on, and its choice is judged by the losses at full size: 1 is the true hardest, 0 a random choice.
   The choice is judged in the mode in which it is made, so a network with dropout does not reach 1. A contestant that predicts
-  chooses among more candidates, which it draws itself; its choice is scored together with the others' candidates, and may be
+  draws the candidates that it chooses among itself; its choice is scored together with the others' candidates, and may be
   harder than the hardest of those.
 """
 
@@ -151,7 +151,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "half of the tokens": {"token_keep": 0.5},
     "quarter of the tokens": {"token_keep": 0.25},
     "every 2nd step": {"every": 2},
-    "predicted, same candidates": {**CHEAP, "predict": 1},
+    "predicted among few": {**CHEAP, "predict": 2},
     "half of the batch": {"fraction": 0.5},
     "smallest overlap": {"policy": min_iou()},
 }
@@ -442,7 +442,7 @@ def _judge(judge: _Judge, choosers: Mapping[str, Chooser], batches: Sequence[Ima
         for name, chooser in choosers.items():
             own = found[name]
             for step, share in _kinds_of_step(chooser):
-                if step == 1 and isinstance(chooser, HardPairSampler) and (chooser.predict or 1) > 1:
+                if step == 1 and isinstance(chooser, HardPairSampler) and chooser.predict is not None:
                     table, losses = judge.beside(batch, params, extras, _on_step(chooser, step, batch, extras, None))
                     own_chance, own_hardest = judge.scale(table, params)
                     own["gained"] += share * float((losses - own_chance).sum())

@@ -6,10 +6,10 @@ from typing import Any
 
 __all__ = ["CHEAP"]
 
-CHEAP: dict[str, Any] = {"every": 8, "predict": 16, "score_scale": 0.5}
+CHEAP: dict[str, Any] = {"every": 8, "predict": 32, "score_scale": 0.5}
 """Options of HardPairSampler: ``HardPairSampler(model, loss, views, **CHEAP)``.
 
-The model scores on every 8th step, at half the side. Between, 16 times as many candidates are drawn, none of them is run through
-the model, and the pair is chosen whose recorded parameters predict the highest loss. What that costs and keeps is measured by
-``python -m benchmarks.forward_overhead``, and on your own machine by ``hvs-aug benchmark``.
+The model scores on every 8th step, at half the side. Between, 32 candidates are drawn for each view that is kept, none of them is
+run through the model, and the pair is chosen whose recorded parameters predict the highest loss. What that costs and keeps is
+measured by ``python -m benchmarks.forward_overhead``, and on your own machine by ``hvs-aug benchmark``.
 """

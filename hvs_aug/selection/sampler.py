@@ -60,8 +60,8 @@ class HardViews:
         nonfinite: 0-dim int64, how many images had a candidate pair whose loss was not finite.
         extras: the caller's extras of the winners.
         timings: seconds spent in views, scoring, search and render; ``None`` unless the sampler was made with ``profile=True``.
-        drawn: what was drawn for all V candidates, axes ``(V, B)``, to which ``indices`` refer; ``predict`` draws more than the
-            slots say. ``None`` for candidates that the caller brought.
+        drawn: what was drawn for all V candidates, axes ``(V, B)``, to which ``indices`` refer; with ``predict`` not as
+            many as the slots say. ``None`` for candidates that the caller brought.
     """
 
     views: list[Tensor]
@@ -128,7 +128,7 @@ class HardPairSampler:
         compile: compile the loss table and the search.
         token_keep: score with this fraction of a vision transformer's patch tokens.
         every: choose on every k-th call; between, the first candidates, which are random views, or those of ``predict``.
-        predict: between, draw this many times as many candidates and choose by the loss that their recorded parameters predict,
+        predict: between, draw this many candidates for each view that is kept and choose by the loss that their parameters predict,
             without running the model (:class:`hvs_aug.selection.predict.PairPredictor`); ``None`` for random views.
         fraction: choose for this share of the batch, its first images; random views for the rest.
         scorer: a callable that scores in the model's place (its average, a smaller network); its outputs must suit the loss.
@@ -177,7 +177,6 @@ class HardPairSampler:
     ) -> None:
         _require_positive(chunk, "HardPairSampler(chunk)")
         _require_positive(every, "HardPairSampler(every)")
-        _require_positive(predict, "HardPairSampler(predict)")
         for name, share in (("score_scale", score_scale), ("fraction", fraction)):
             require(_is_number(share) and 0 < share <= 1, f"HardPairSampler({name})", "a number in (0, 1]", share)
         if token_keep is not None:
@@ -485,11 +484,13 @@ class HardPairSampler:
     def _pool_of(self, predict: int, every: int, search: str) -> CandidateViews:
         """What draws the candidates among which a prediction chooses."""
         call = "HardPairSampler(predict)"
-        require(every > 1, call, "every= above 1, since the prediction chooses on the steps between", f"every={every}", "every=16.")
+        if isinstance(predict, bool) or not isinstance(predict, int) or predict < 2:
+            fail(call, "an integer of at least 2, as one candidate for each view leaves nothing to choose", predict)
+        require(every > 1, call, "every= above 1, since the prediction chooses on the steps between", f"every={every}", "every=8.")
         recorded = self.views is not None and all(isinstance(slot.recipe, ViewRecipe) for slot in self.slots)
         hint = "leave predict away; then the views between are random."
         require(recorded, call, "views made of ViewRecipes, whose parameters are recorded", self.views or self.slots, hint)
-        pool = CandidateViews([replace(slot, candidates=slot.candidates * predict) for slot in self.slots])
+        pool = CandidateViews([replace(slot, candidates=slot.select * predict) for slot in self.slots])
         if search == "exact":
             anchor_combinations(pool.slots)
         return pool

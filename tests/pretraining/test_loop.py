@@ -111,7 +111,7 @@ def test_a_predicted_choice_is_reported_by_the_views_that_were_drawn_for_it() ->
     lines = small_run(every=2, predict=5).run(progress=False, log_every=1)
     for line in lines:
         scored = line["step"] % 2 == 1
-        assert len(line["chosen"]) == (4 if scored else 20) and sum(line["chosen"]) == pytest.approx(1)
+        assert len(line["chosen"]) == (4 if scored else 10) and sum(line["chosen"]) == pytest.approx(1)
         assert (line["chosen_loss"] is not None) == scored == (line["seconds"]["scoring"] > 0)
         assert 0 <= line["iou"] <= 1 and 0 < line["iou_random"] < 1
     small_run("ibot", every=2, predict=5).run(progress=False, stop_at=2)

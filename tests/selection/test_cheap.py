@@ -350,7 +350,7 @@ def gap(first: Tensor, second: Tensor) -> Tensor:
 def test_between_the_model_is_not_run_and_the_prediction_chooses_among_more() -> None:
     model, generator = Counted(nn.Flatten()), seeded()
     slots = [ViewSlot(recipe(), 4, 2)]
-    sampler = HardPairSampler(lambda pixels: brightness(model(pixels).unflatten(1, (3, 16, 16))), gap, slots, every=3, predict=5)
+    sampler = HardPairSampler(lambda pixels: brightness(model(pixels).unflatten(1, (3, 16, 16))), gap, slots, every=3, predict=10)
     sampler.generator = generator
     predictor = PairPredictor(slots)
     for step in range(6):
@@ -377,7 +377,7 @@ def test_between_the_model_is_not_run_and_the_prediction_chooses_among_more() ->
 def test_predicted_choices_are_harder_than_random_ones() -> None:
     """Of the losses that the model would have, in the mean over many steps; with more candidates they are harder still."""
     gained = {}
-    for predict in (None, 1, 8):
+    for predict in (None, 2, 16):
         sampler = HardPairSampler(brightness, gap, ViewSlot(recipe(), 4, 2), every=4, predict=predict, generator=seeded())
         losses = []
         for step in range(40):
@@ -385,8 +385,8 @@ def test_predicted_choices_are_harder_than_random_ones() -> None:
             if step % 4:
                 losses.append(gap(brightness(first), brightness(second)).mean())
         gained[predict] = float(torch.stack(losses).mean())
-    assert gained[1] > 1.2 * gained[None]
-    assert gained[8] > 1.2 * gained[1]
+    assert gained[2] > 1.2 * gained[None]
+    assert gained[16] > 1.2 * gained[2]
 
 
 def test_params_that_are_replayed_are_what_a_prediction_chooses_from() -> None:
@@ -400,12 +400,12 @@ def test_params_that_are_replayed_are_what_a_prediction_chooses_from() -> None:
 
 def test_extras_of_a_predicted_choice_are_those_of_the_candidates_in_turn() -> None:
     slots = [ViewSlot(recipe(), 2, 1, name="a"), ViewSlot(recipe(), 3, 1, name="b")]
-    sampler = HardPairSampler(brightness, gap, slots, every=2, predict=4, generator=seeded())
+    sampler = HardPairSampler(brightness, gap, slots, every=2, predict=8, generator=seeded())
     extras = {"number": torch.arange(5)[:, None].expand(5, 4)}
     hard = sampler(images(), extras)
     assert torch.equal(hard.extras["number"], hard.indices)  # scored
     hard = sampler(images(), extras)
-    first, second = hard.indices  # of 8 and 12 candidates
+    first, second = hard.indices  # of 8 candidates each
     assert torch.equal(hard.extras["number"], torch.stack([first % 2, (second - 8) % 3 + 2]))
 
 
@@ -424,7 +424,7 @@ def test_extras_that_the_model_is_given_are_known_to_the_prediction() -> None:
     masks = torch.zeros(6, 4, 2, 2, dtype=torch.bool)
     masks[1, :, 0], masks[5, :, 0, 0] = True, True
     sampler = HardPairSampler(
-        lambda pixels, masks=None: brightness(pixels), Masked(gap), slots, every=2, predict=4, generator=seeded()
+        lambda pixels, masks=None: brightness(pixels), Masked(gap), slots, every=2, predict=12, generator=seeded()
     )
     scored = sampler(images(), {"masks": masks})
     predicted = sampler(images(), {"masks": masks})
@@ -462,14 +462,14 @@ def test_what_cannot_be_predicted_is_refused() -> None:
     slots = [ViewSlot(recipe(), 4, 2)]
     with pytest.raises(HVSError, match=r"predict\): expected every= above 1, since the prediction .* got every=1"):
         HardPairSampler(brightness, gap, slots, predict=8)
-    with pytest.raises(HVSError, match=r"predict\): expected an integer of at least 1, got int 0"):
-        HardPairSampler(brightness, gap, slots, every=2, predict=0)
+    with pytest.raises(HVSError, match=r"predict\): expected an integer of at least 2, .* nothing to choose, got int 1"):
+        HardPairSampler(brightness, gap, slots, every=2, predict=1)
     with pytest.raises(HVSError, match=r"predict\): expected views made of ViewRecipes"):
         HardPairSampler(brightness, gap, [ViewSlot(None, 4, 2)], every=2, predict=2)
     pipeline = kornia.augmentation.AugmentationSequential(kornia.augmentation.RandomResizedCrop((16, 16)), data_keys=["input"])
     with pytest.raises(HVSError, match=r"predict\): expected views made of ViewRecipes"):
         HardPairSampler(brightness, gap, [ViewSlot(pipeline, 4, 2)], every=2, predict=2)
     with pytest.raises(HVSError, match="at most 20,000 ways to keep the global views"):
-        HardPairSampler(brightness, gap, [ViewSlot(recipe(), 8, 4)], every=2, predict=8)
+        HardPairSampler(brightness, gap, [ViewSlot(recipe(), 8, 4)], every=2, predict=16)
     with pytest.raises(HVSError, match="a sampler without predict=, as what was drawn for these candidates is not recorded"):
         HardPairSampler(brightness, gap, slots, every=2, predict=2).select([torch.rand(2, 3, 16, 16) for _ in range(4)])
