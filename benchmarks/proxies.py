@@ -25,8 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import arguments, table, write
 from benchmarks.forward_overhead import SMALL, build, images_of, shown
-from hvs_aug import CHEAP
-from hvs_aug.analysis.overhead import FULL, Chooser, Factory, Workload, hardness, ours
+from hvs_aug.analysis.overhead import FULL, OPTIONS, Chooser, Factory, Workload, hardness, ours
 from hvs_aug.selection.losses import NegativeCosineLoss
 from hvs_aug.selection.policies import min_iou
 from hvs_aug.selection.sampler import HardPairSampler, HardViews
@@ -35,6 +34,7 @@ from hvs_aug.views.candidates import CandidateViews
 from hvs_aug.views.params import ViewParams
 
 POOLS = (2, 8, 32)
+PREDICTED = OPTIONS["predicted among many"]
 
 
 class Proxy:
@@ -133,7 +133,7 @@ CONTESTANTS: dict[str, Factory] = {
     "early exit": seen_by(early_exit),
     "cascade": cascade,
     "smallest overlap": ours(policy=min_iou()),
-    **{f"predicted among {2 * pool}": ours(**{**CHEAP, "predict": pool}) for pool in POOLS},
+    **{f"predicted among {2 * pool}": ours(**{**PREDICTED, "predict": pool}) for pool in POOLS},
 }
 
 
@@ -188,7 +188,7 @@ def main(words: Sequence[str] | None = None) -> None:
             "batch": batch,
             "points": list(points),
             "judged": options.judged,
-            "cheap": CHEAP,
+            "predicted": PREDICTED,
             "data": "packaged photographs" if options.data is None else str(options.data),
         }
         write("proxies", settings, rows, summary, options.out)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from benchmarks.common import RESULTS, arguments, resumed, table, write
 from hvs_aug import CHEAP
 from hvs_aug._check import require
+from hvs_aug.analysis.overhead import OPTIONS
 from hvs_aug.data.raw_images import RawImages
 from hvs_aug.pretraining.build import METHODS, build_method
 from hvs_aug.pretraining.evaluation import augmented_features, features, knn_accuracy
@@ -35,6 +36,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "full size": {},
     "half": {"score_scale": 0.5},
     "cheap": CHEAP,
+    "predicted among few": OPTIONS["predicted among few"],
+    "predicted among many": OPTIONS["predicted among many"],
     "smallest overlap": {"policy": policies.min_iou()},
 }
 

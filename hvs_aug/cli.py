@@ -63,8 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--candidates", type=int, help="candidates per image; per kept view for dino and ibot (default: 4, 2)")
     pretrain.add_argument("--policy", metavar="NAME", help=f"{_POLICIES} (default: hardest)")
     pretrain.add_argument("--score-scale", type=float, help="score at this fraction of the size (default: 1)")
-    pretrain.add_argument("--every", type=int, metavar="K", help="score on every K-th step (default: 1; hvs_aug.CHEAP: 8)")
-    pretrain.add_argument("--predict", type=int, metavar="N", help="between, predict which of N per kept view are hard (CHEAP: 32)")
+    pretrain.add_argument("--every", type=int, metavar="K", help="score on every K-th step (default: 1)")
+    pretrain.add_argument(
+        "--predict", type=int, metavar="N", help="between, predict which of N per kept view are hard (can do harm: see README)"
+    )
     pretrain.add_argument("--seed", type=int, help="default: 0")
     pretrain.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
     pretrain.add_argument("--workers", type=int, help="processes that decode images (default: by the number of cores)")

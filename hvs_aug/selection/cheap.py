@@ -1,15 +1,17 @@
-"""The preset "cheap": hard views where a step may cost at most a tenth more than one on random views."""
+"""The preset "cheap": hard views that cost little more than random ones, and are still chosen by the model."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 __all__ = ["CHEAP"]
 
-CHEAP: dict[str, Any] = {"every": 8, "predict": 32, "score_scale": 0.5}
+CHEAP: dict[str, Any] = {"score_scale": 0.5, "autocast": torch.bfloat16, "channels_last": True}
 """Options of HardPairSampler: ``HardPairSampler(model, loss, views, **CHEAP)``.
 
-The model scores on every 8th step, at half the side. Between, 32 candidates are drawn for each view that is kept, none of them is
-run through the model, and the pair is chosen whose recorded parameters predict the highest loss. What that costs and keeps is
-measured by ``python -m benchmarks.forward_overhead``, and on your own machine by ``hvs-aug benchmark``.
+The model scores the candidates at half the side in bfloat16, and the winners are rendered in full. What that costs and keeps is
+measured by ``python -m benchmarks.forward_overhead``, and on your own machine by ``hvs-aug benchmark``. A vision transformer has to
+take images of another size (timm: ``dynamic_img_size=True``).
 """

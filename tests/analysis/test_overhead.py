@@ -202,6 +202,7 @@ def test_recommended_is_the_hardest_within_the_limit() -> None:
     assert recommend(listed, limit=1.06)["setting"] == "a"
     assert recommend(listed, limit=1.02)["setting"] == "a"  # none is cheap enough: the cheapest that keeps enough
     assert recommend([row(RANDOM, 1.0, 0.0), row("c", 1.01, 0.2), row("d", 1.3, 0.4)])["setting"] == "d"
+    assert recommend([*listed, row("predicted among many", 1.0, 1.5)])["setting"] == "b"  # hard, but not for the model
     said = overhead.advice([row(RANDOM, 1.0, 0.0), row("half", 1.07, 0.91)])
     use, cost = said.splitlines()
     assert use == "use half: HardPairSampler(model, loss, views, score_scale=0.5)"

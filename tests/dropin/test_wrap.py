@@ -110,7 +110,7 @@ def test_multi_crop(folder: Path, model: Model) -> None:
     assert [(slot.candidates, slot.select, slot.role) for slot in loader.hard_pairs.slots] == [(4, 2, "global"), (6, 3, "local")]
 
 
-def test_with_the_cheap_preset_the_model_scores_now_and_then(folder: Path, model: Model) -> None:
+def test_with_the_cheap_preset_the_model_scores_at_half_the_side(folder: Path, model: Model) -> None:
     sizes: list[int] = []
     model.register_forward_pre_hook(lambda module, arguments: sizes.append(arguments[0].shape[-1]))
     batches = 0
@@ -119,7 +119,7 @@ def test_with_the_cheap_preset_the_model_scores_now_and_then(folder: Path, model
             assert [view.shape[-1] for view in views] == [16, 16, 8, 8, 8]
             batches += 1
     assert 2 < batches <= 16 and len(loader) == batches // 2
-    assert sizes == [8, 4] * 2  # the first step of each loader, at half the side
+    assert sizes == [8, 4] * batches
 
 
 def test_the_users_objects_are_not_changed(folder: Path, model: Model) -> None:

@@ -120,10 +120,10 @@ def test_the_preset_is_a_set_of_options() -> None:
     model = SmallResNet()
     sizes: list[torch.Size] = []
     sampler = sampler_of(lambda pixels: sizes.append(pixels.shape) or model(pixels), **CHEAP)
-    for step in range(9):
-        hard = sampler(images())
-        assert [view.shape[-1] for view in hard.views] == [32, 32] and len(hard.drawn) == (64 if step % 8 else 4)
-    assert sizes == [(4 * len(images()), 3, 16, 16)] * 2
+    hard = sampler(images())
+    assert [view.shape[-1] for view in hard.views] == [32, 32]
+    assert sizes == [(4 * len(images()), 3, 16, 16)]
+    assert hard.outputs is not None and hard.outputs[0].dtype == torch.bfloat16
 
 
 def test_an_error_of_the_model_itself_is_not_blamed_on_the_scale() -> None:
