@@ -129,7 +129,8 @@ class HardPairSampler:
         token_keep: score with this fraction of a vision transformer's patch tokens.
         every: choose on every k-th call; between, the first candidates, which are random views, or those of ``predict``.
         predict: between, draw this many candidates for each view that is kept and choose by the loss that their parameters predict,
-            without running the model (:class:`hvs_aug.selection.predict.PairPredictor`); ``None`` for random views.
+            without running the model (:class:`hvs_aug.selection.predict.PairPredictor`); ``None`` for random views. Such pairs
+            are hard by their augmentation: the more candidates, the worse the features (benchmarks/results/quality.json).
         fraction: choose for this share of the batch, its first images; random views for the rest.
         scorer: a callable that scores in the model's place (its average, a smaller network); its outputs must suit the loss.
         buffers: ``"restore"``, or ``"update"`` to let scoring update BatchNorm statistics, as the published code does.
