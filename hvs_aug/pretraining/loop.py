@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -25,6 +25,7 @@ from ..analysis.metrics import SelectionMeter
 from ..data.batch import ImageBatch
 from ..data.collate import collate_images
 from ..selection import policies
+from ..selection.slots import as_drawn
 from .build import METHODS, build_method
 from .checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint, whole_file
 from .methods import Method
@@ -217,8 +218,7 @@ class Pretraining:
             hint = "resume from the last checkpoint with a lower --learning-rate, or look at the images that it saw."
             fail("Pretraining.run()", "a finite loss", f"{value} in step {self.step}", hint)
         assert hard.drawn is not None
-        slots = [replace(slot, candidates=hard.drawn.slots.count(index)) for index, slot in enumerate(self.views.slots)]
-        meter = SelectionMeter(slots)
+        meter = SelectionMeter(as_drawn(self.views.slots, hard.drawn))
         meter.update(hard.indices, hard.drawn, loss=hard.loss if torch.isfinite(hard.loss).any() else None)
         spent = hard.timings or {}
         seconds = {

@@ -26,6 +26,7 @@ from .reuse import ReusedTeacher, Serving, fingerprint
 from .scoring import Output, autocast_dtype, by_view, find_modules, forward_slots, map_output, untraced
 from .search import anchor_combinations, refuse_local_pairs, selection_loss
 from .slots import (
+    as_drawn,
     checked_candidates,
     chosen_extras,
     extra_facts,
@@ -176,8 +177,8 @@ class HardPairSampler:
         generator: torch.Generator | None = None,
         profile: bool = False,
     ) -> None:
-        _require_positive(chunk, "HardPairSampler(chunk)")
-        _require_positive(every, "HardPairSampler(every)")
+        _require_count(chunk, "HardPairSampler(chunk)")
+        _require_count(every, "HardPairSampler(every)")
         for name, share in (("score_scale", score_scale), ("fraction", fraction)):
             require(_is_number(share) and 0 < share <= 1, f"HardPairSampler({name})", "a number in (0, 1]", share)
         if token_keep is not None:
@@ -376,7 +377,7 @@ class HardPairSampler:
         nothing = torch.zeros((), dtype=torch.int64, device=device)
         unscored = torch.full((images,), float("nan"), device=device)
         if self._predicts(step) and params is not None and self._predictor is not None:
-            slots = [replace(slot, candidates=params.slots.count(index)) for index, slot in enumerate(self.slots)]
+            slots = as_drawn(self.slots, params)
             facts = extra_facts(slots, self.slots, self._checked(extras), self._model_extras(), device)
             indices, _, _ = self._judge(self._predictor.table(params, facts), params, step, slots)
             clock("search")
@@ -485,8 +486,7 @@ class HardPairSampler:
     def _pool_of(self, predict: int, every: int, search: str) -> CandidateViews:
         """What draws the candidates among which a prediction chooses."""
         call = "HardPairSampler(predict)"
-        if isinstance(predict, bool) or not isinstance(predict, int) or predict < 2:
-            fail(call, "an integer of at least 2, as one candidate for each view leaves nothing to choose", predict)
+        _require_count(predict, call, 2, ", as one candidate for each view leaves nothing to choose")
         require(every > 1, call, "every= above 1, since the prediction chooses on the steps between", f"every={every}", "every=8.")
         recorded = self.views is not None and all(isinstance(slot.recipe, ViewRecipe) for slot in self.slots)
         hint = "leave predict away; then the views between are random."
@@ -593,9 +593,9 @@ def _require_autocast(device: torch.device, dtype: torch.dtype | None) -> None:
     require(available, "HardPairSampler(autocast)", f"a dtype that {device.type} autocasts to", str(dtype), "use torch.float32.")
 
 
-def _require_positive(value: int | None, call: str) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        fail(call, "an integer of at least 1", value)
+def _require_count(value: int | None, call: str, least: int = 1, reason: str = "") -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        fail(call, f"an integer of at least {least}{reason}", value)
 
 
 def _is_number(value: object) -> bool:

@@ -15,6 +15,7 @@ from ..views.recipe import ViewSlot
 from .scoring import Output, map_output
 
 __all__ = [
+    "as_drawn",
     "checked_candidates",
     "chosen_extras",
     "extra_facts",
@@ -45,6 +46,11 @@ def slot_rows(slots: Sequence[ViewSlot], indices: Tensor) -> list[Tensor]:
         rows.append(chosen - start)
         start += slot.candidates
     return rows
+
+
+def as_drawn(slots: Sequence[ViewSlot], params: ViewParams) -> list[ViewSlot]:
+    """The slots with as many candidates as were drawn for them."""
+    return [replace(slot, candidates=params.slots.count(index)) for index, slot in enumerate(slots)]
 
 
 def folded(many: Sequence[ViewSlot], slots: Sequence[ViewSlot], indices: Tensor) -> Tensor:
