@@ -1,0 +1,165 @@
+"""Functions that numba compiles for the CPU: one calling convention, by which the renderer runs the kernels of all operations."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+try:
+    import numba
+    from numba import carray
+except ImportError:  # The torch definitions render instead; hvs_aug.ops.cpu says so once.
+    numba = None
+
+    def carray(pointer: Any, shape: Any) -> Any:
+        """Stand in for numba's function of this name, in functions that are then never run."""
+        raise NotImplementedError("numba is not installed")
+
+
+__all__ = [
+    "CPUKernel",
+    "call_kernel",
+    "carray",
+    "compile_options",
+    "compiled",
+    "cpu_kernel",
+    "inlined",
+    "inlined_in_order",
+    "is_available",
+    "numba",
+]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# Sums may be reordered and fused, which vector units need; NaN and infinity keep their meaning.
+_FAST = {"contract", "nsz", "arcp"}
+_REORDERED = _FAST | {"reassoc"}
+
+
+def is_available() -> bool:
+    """Whether numba can be imported."""
+    return numba is not None
+
+
+def compile_options(reorder_sums: bool = True) -> dict[str, Any]:
+    """Options of numba's decorators for all kernels: no interpreter lock, no Python errors, sums in any order."""
+    return {"error_model": "numpy", "fastmath": _REORDERED if reorder_sums else _FAST}
+
+
+def inlined(function: Function) -> Function:
+    """Make a function callable from kernels; without numba it stays a Python function that nothing calls."""
+    return _njit(function, reorder_sums=True)
+
+
+def inlined_in_order(function: Function) -> Function:
+    """As :func:`inlined`, for short sums, which are faster in the order in which they are written."""
+    return _njit(function, reorder_sums=False)
+
+
+def _njit(function: Function, reorder_sums: bool) -> Function:
+    if numba is None:
+        return function
+    made: Function = numba.njit(nogil=True, **compile_options(reorder_sums))(function)
+    return made
+
+
+# A process must not fork while another of its threads compiles: the child would inherit numba's compiler lock, held for ever.
+_compiling = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_compiling.acquire, after_in_parent=_compiling.release, after_in_child=_compiling.release)
+
+
+def compiled(make: Callable[[bool], Any]) -> Any:
+    """Compile with ``make(cache)``: into numba's cache on disk, or without one where no folder can be written.
+
+    LLVM's straight-line vectoriser, which numba leaves off, is on meanwhile: it turns the sum over the three channels of a pixel
+    into one vector operation, which makes the resampling of lines 1.7 times as fast.
+    """
+    with _compiling:
+        before, numba.config.SLP_VECTORIZE = numba.config.SLP_VECTORIZE, 1
+        try:
+            try:
+                return make(True)
+            except RuntimeError as error:
+                if "cannot cache" not in str(error):
+                    raise
+                return make(False)
+        finally:
+            numba.config.SLP_VECTORIZE = before
+
+
+def _make_call_kernel() -> Any:
+    """A function of kernels that calls a :class:`CPUKernel` by its address.
+
+    numba compiles a caller anew for each function that it is given; one that calls addresses is compiled once for all recipes.
+    """
+    from llvmlite import ir
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def call_kernel(
+        typing: Any, address: Any, view: Any, channels: Any, height: Any, width: Any, drawn: Any, fields: Any, scratch: Any
+    ) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kinds = [context.get_value_type(kind) for kind in _signature().args]
+            function = ir.FunctionType(ir.VoidType(), kinds)
+            values = [
+                builder.inttoptr(value, kind) if isinstance(kind, ir.PointerType) else value
+                for value, kind in zip(arguments[1:], kinds, strict=True)
+            ]
+            builder.call(builder.inttoptr(arguments[0], function.as_pointer()), values)
+            return context.get_dummy_value()
+
+        return numba.types.void(*[numba.types.intp] * 8), emit
+
+    return call_kernel
+
+
+call_kernel: Any = None if numba is None else _make_call_kernel()
+
+
+def _signature() -> Any:
+    pointer, size = numba.types.CPointer(numba.types.float32), numba.types.intp
+    return numba.types.void(pointer, size, size, size, pointer, pointer, pointer)
+
+
+class CPUKernel:
+    """A function that changes one view in place, compiled when it is first needed.
+
+    ``function(view, channels, height, width, drawn, fields, scratch)``, all pointers to float32:
+
+    - ``view``: the view's values, channel by channel and row by row; ``carray(view, (channels, height, width))`` reads it.
+    - ``drawn``: what the operation drew for this view, in the order of :attr:`Operation.identity`, each value as float32.
+    - ``fields``: what :meth:`Operation.kernel_fields` returns.
+    - ``scratch``: as many floats as :meth:`Operation.kernel_scratch` asks for, with any content.
+
+    It is written in the part of Python that numba compiles, at the top level of a module, and may call functions made with
+    :func:`inlined`.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.function = function
+        functools.update_wrapper(self, function)
+
+    @functools.cached_property
+    def address(self) -> int:
+        """Where the compiled function starts."""
+        self._compiled = compiled(lambda cache: numba.cfunc(_signature(), cache=cache, **compile_options())(self.function))
+        return int(self._compiled.address)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _kernel_of, (self.function.__module__, self.function.__qualname__)
+
+
+def _kernel_of(module: str, name: str) -> Any:
+    import importlib
+
+    return getattr(importlib.import_module(module), name)
+
+
+def cpu_kernel(function: Callable[..., None]) -> CPUKernel:
+    """Declare the CPU kernel of an operation; see :class:`CPUKernel`."""
+    return CPUKernel(function)

@@ -1,0 +1,51 @@
+"""RandomSolarize."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._check import require_fraction
+from .kernel import carray, cpu_kernel
+from .operation import Draws, Operation, per_image
+
+__all__ = ["RandomSolarize"]
+
+_ONE = np.float32(1)
+
+
+@cpu_kernel
+def solarize(view: Any, channels: Any, height: Any, width: Any, drawn: Any, fields: Any, scratch: Any) -> None:
+    """Invert what reaches the threshold."""
+    if drawn[0] == 0:
+        return
+    values = carray(view, (channels * height * width,))
+    threshold = fields[0]
+    for i in range(values.size):
+        values[i] = _ONE - values[i] if values[i] >= threshold else values[i]
+
+
+@dataclass(frozen=True, repr=False)
+class RandomSolarize(Operation):
+    """Invert the values at or above ``threshold``, in [0, 1], with probability ``p``. Source: torchvision v2 ``RandomSolarize``."""
+
+    threshold: float = 0.5
+    p: float = 0.5
+
+    identity = {"applied": torch.tensor(False, device="cpu")}
+    commutes_with_flips = True
+    cpu_kernel = solarize
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_fraction(self.threshold, "RandomSolarize(threshold)")
+
+    def apply(self, images: Tensor, drawn: Draws, scale: float = 1.0) -> Tensor:
+        return torch.where(per_image(drawn["applied"]) & (images >= self.threshold), 1 - images, images)
+
+    def kernel_fields(self, channels: int, size: tuple[int, int], scale: float) -> list[float]:
+        return [self.threshold]
