@@ -35,8 +35,8 @@ class ImageBatch:
     """Raw images of different sizes.
 
     They are stored in one of two ways. :func:`hvs_aug.collate_images` packs them: the values of one image after those of the
-    other, each (height, width, channels), with no padding. A plain ``(B, C, H, W)`` tensor of any strides is kept as it is, and each
-    image lies in the top-left corner of its plane.
+    other, each (height, width, channels), with no padding. A plain ``(B, C, H, W)`` tensor of any strides is kept as it is,
+    and each image lies in the top-left corner of its plane.
 
     Attributes:
         pixels: packed, a one-dimensional uint8, uint16 or float32 tensor; or a ``(B, C, H, W)`` tensor, uint8, uint16 or

@@ -16,8 +16,8 @@ __all__ = ["CenterCrop"]
 class CenterCrop(Operation):
     """Keep the middle of every image before it is cropped; boxes are in pixels of that.
 
-    ``size`` is the (height, width) in pixels, or one number for both. Source: torchvision v2 ``CenterCrop``; where that would pad an
-    image that is smaller, this is refused.
+    ``size`` is the (height, width) in pixels, or one number for both. Source: torchvision v2 ``CenterCrop``; where that would
+    pad an image that is smaller, this is refused.
     """
 
     size: int | tuple[int, int]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._check import fail, require, require_name
+from .._check import fail, require_name
 from .kernel import inlined, inlined_in_order
 from .operation import Operation, require_count, require_range
 
@@ -29,8 +29,8 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 class RandomResizedCrop(Operation):
     """Crop a random box and resize it to the view, antialiased.
 
-    An area uniform in ``scale``, a fraction of the image's, and a ratio (width / height) log-uniform in ``ratio``, up to ten times until
-    the box fits; then a central box of the nearest ratio that the range allows. ``size`` may be left to the recipe.
+    An area uniform in ``scale``, a fraction of the image's, and a ratio (width / height) log-uniform in ``ratio``, up to ten
+    times until the box fits; then a central box of the nearest ratio that the range allows. ``size`` may be left to the recipe.
     Source: torchvision v2 ``RandomResizedCrop`` with ``antialias=True``. Bicubic overshoots are clamped to [0, 1] after each of the
     two passes, the horizontal one first, as in Pillow.
 
@@ -300,8 +300,8 @@ def crop_view(
     """Crop, resize and mirror one view.
 
     values, flat; strides (row, column, channel) in elements; box (top, left, height, width); mirrored (columns, rows); view
-    ``(C, h, w)``. Memory: places ``(4, side)`` int64; weights ``(2, side, taps)``; line, a source line and ``taps`` pixels and one value more, finite; ring
-    ``(taps, w * pitch)``; total ``(w * pitch,)``, where pitch is the number of channels, 4 for 3.
+    ``(C, h, w)``. Memory: places ``(4, side)`` int64; weights ``(2, side, taps)``; line, a source line and ``taps`` pixels and
+    one value more, finite; ring ``(taps, w * pitch)``; total ``(w * pitch,)``, where pitch is the number of channels, 4 for 3.
     """
     channels, height, width = view.shape
     pitch = 4 if channels == 3 else channels

@@ -23,8 +23,8 @@ _TRIES = 10  # torchvision RandomErasing.make_params tries ten boxes before it e
 def erase(view: Any, channels: Any, height: Any, width: Any, drawn: Any, fields: Any, scratch: Any) -> None:
     """Fill a box of each channel with its value."""
     scale = fields[0]
-    top, left = int(round(drawn[0] * scale)), int(round(drawn[1] * scale))
-    bottom, right = int(round((drawn[0] + drawn[2]) * scale)), int(round((drawn[1] + drawn[3]) * scale))
+    top, left = round(drawn[0] * scale), round(drawn[1] * scale)
+    bottom, right = round((drawn[0] + drawn[2]) * scale), round((drawn[1] + drawn[3]) * scale)
     planes = carray(view, (channels, height, width))
     for channel in range(channels):
         value = fields[1 + channel]
@@ -37,8 +37,8 @@ def erase(view: Any, channels: Any, height: Any, width: Any, drawn: Any, fields:
 class RandomErasing(Operation):
     """Fill a random box of a view with ``value``, with probability ``p``.
 
-    The box's area is uniform in ``scale``, a fraction of the view's, its ratio (height / width) log-uniform in ``ratio``; where none
-    of ten draws is smaller than the view, nothing is erased. ``value`` is one number or one for each channel, in the units of the
+    The box's area is uniform in ``scale``, a fraction of the view's, its ratio (height / width) log-uniform in ``ratio``;
+    where none of ten draws is smaller than the view, nothing is erased. ``value`` is one number or one for each channel, in the units of the
     pixels at that place of the recipe. Source: torchvision v2 ``RandomErasing``; ``value="random"`` (noise) is not supported.
 
     Drawn: ``box`` ``(4,)`` int64, (top, left, height, width) in pixels of the recipe's size; all 0 where nothing is erased.

@@ -129,8 +129,8 @@ def jitter(view: Any, channels: Any, height: Any, width: Any, drawn: Any, fields
 class ColorJitter(Operation):
     """Change brightness, contrast, saturation and hue by random factors, in a random order.
 
-    Each is a strength s, from which a factor is drawn uniformly in [max(0, 1 - s), 1 + s], or that range itself; for the hue a strength
-    in [0, 0.5] or a range within [-0.5, 0.5], in turns of the hue circle. Brightness blends with black, contrast with the mean
+    Each is a strength s, from which a factor is drawn uniformly in [max(0, 1 - s), 1 + s], or that range itself; for the hue a
+    strength in [0, 0.5] or a range within [-0.5, 0.5], in turns of the hue circle. Brightness blends with black, contrast with the mean
     gray value, saturation with the gray values; values are clamped to [0, 1] after each. One channel has no saturation and no hue:
     these leave it as it is, as in torchvision. Source: torchvision v2 ``ColorJitter``.
 

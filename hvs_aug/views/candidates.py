@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from .._check import fail, readable, require, require_name
+from .._check import readable, require, require_name
 from ..data.batch import ImageBatch
 from ..ops import CenterCrop, Resize, batched, cpu
 from ..ops.crop import unit_of
@@ -35,8 +35,8 @@ class CandidateViews(nn.Module):
 
     Args:
         slots: one :class:`ViewSlot`, or several; DINO has three.
-        renderer: ``"auto"`` chooses by the images' device, ``"definition"`` renders by the definitions, ``"cpu"`` by the kernels for
-            the CPU, or fails.
+        renderer: ``"auto"`` chooses by the images' device, ``"definition"`` renders by the definitions, ``"cpu"`` by the
+            kernels for the CPU, or fails.
 
     Raises:
         HVSError: if there is no slot, or a recipe is of an unknown kind.
@@ -95,8 +95,8 @@ class CandidateViews(nn.Module):
 
         Args:
             images: the raw images; only their number and sizes are looked at.
-            generator: a CPU generator. By default the module's own (:class:`hvs_aug.views.draw.OwnGenerator`): equal seeds give equal
-                views, and no two modules, ranks or worker processes draw the same.
+            generator: a CPU generator. By default the module's own (:class:`hvs_aug.views.draw.OwnGenerator`): equal seeds
+                give equal views, and no two modules, ranks or worker processes draw the same.
 
         Returns:
             ViewParams of V views on the CPU: one seed gives the same views on every device.

@@ -26,8 +26,8 @@ _numbers = itertools.count()
 class OwnGenerator:
     """A CPU generator that shares its draws with no other: not with another module, rank, worker process or epoch of workers.
 
-    It starts from ``torch.initial_seed()``, this process's rank, and the number of modules that were made before it; in a worker of a
-    DataLoader from the seed that the loader gave that worker. Equal seeds and an equal order of construction give equal draws.
+    It starts from ``torch.initial_seed()``, this process's rank, and the number of modules that were made before it; in a
+    worker of a DataLoader from the seed that the loader gave that worker. Equal seeds and an equal order of construction give equal draws.
     The global random state is not touched.
     """
 

@@ -35,8 +35,8 @@ class ViewParams:
         uncropped: the indices of the slots whose pipeline has no crop; their boxes are those of the whole image.
         drawn: what each operation drew, ``(V, B, ...)``, by the names of operation and parameter:
             ``"RandomHorizontalFlip.applied"``, ``"ColorJitter.factors"``, ``"GaussianBlur.sigma"``.
-        extras: further tensors by name. One with leading axes ``(V, B)`` has a row for each view, which is selected with it; any other
-            belongs to all of them (a Kornia pipeline's own records).
+        extras: further tensors by name. One with leading axes ``(V, B)`` has a row for each view, which is selected with it;
+            any other belongs to all of them (a Kornia pipeline's own records).
 
     Raises:
         HVSError: if a shape does not fit.
