@@ -120,7 +120,7 @@ class Workload:
     autocast: torch.dtype | None = None
 
     def batches(self, images: Sequence[Tensor], seed: int = 0) -> Iterator[ImageBatch]:
-        """Endless batches of the images, each on one canvas, shuffled."""
+        """Endless batches of the images, shuffled."""
         from ..data.collate import collate_images
 
         generator = torch.Generator().manual_seed(seed)

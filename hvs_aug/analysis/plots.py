@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._check import fail, require
 from ..data.batch import ImageBatch
-from ..ops.crop import to_unit_range
+from ..data.decode import to_unit_range
 from ..selection.losses.pair import slot_ranges
 from ..views.candidates import CandidateViews
 from ..views.params import ViewParams
@@ -110,19 +110,19 @@ def panels(
         for slot, part in zip(views.slots, views.transform(batch, params), strict=True)
         for view in part
     ]
-    params, pixels = params.to("cpu"), batch.pixels.cpu()
+    params, batch = params.to("cpu"), batch.to("cpu")
     iou = None if params.uncropped else params.iou()
     return [
         Panel(
             name=names[image] if names is not None else f"image {image + 1}",
-            source=pixels[image, :, :height, :width],
+            source=batch.image(image),
             views=[view[image] for view in rendered],
             boxes=None if iou is None else params.boxes[:, image],
             iou=None if iou is None else iou[..., image],
             table=None if table is None else table[..., image].cpu(),
             chosen=() if indices is None else tuple(indices[:, image].tolist()),
         )
-        for image, (height, width) in enumerate(batch.sizes.tolist())
+        for image in range(len(batch))
     ]
 
 

@@ -1,9 +1,10 @@
-"""A collate_fn for raw images of any kind and size: one canvas per batch, made in the worker, as uint8 where that is exact."""
+"""A collate_fn for raw images of any kind and size: packed in the worker, at the bits that the images have."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import default_collate, get_worker_info
 
 from .._check import HVSError, describe, fail, require
-from .batch import ImageBatch
-from .decode import decode_image, downscale, from_pil, reduced_size, to_unit_range
+from .batch import ImageBatch, write_packed
+from .decode import decode_image, downscale, from_pil, reduced_size, size_in_header, to_unit_range
 
 __all__ = ["Undecodable", "collate_images"]
 
@@ -44,10 +45,11 @@ def collate_images(samples: Sequence[Any], *, max_side: int | None = 1024, chann
     one-dimensional uint8 tensor or array; see :func:`hvs_aug.data.decode_image`). Samples whose image is an
     :class:`Undecodable` are left out, and named in ``ImageBatch.skipped``. Set the arguments with ``functools.partial``.
 
-    Shape: NumPy (H, W, C) or (H, W), tensors (C, H, W) or (H, W) -> ``ImageBatch.pixels`` (B, C, max H, max W), channels-last.
-    Convention: uint8 if every image is, else float32 in [0, 1] (uint16 and I;16 are divided by 65535). PIL images and encoded
-        files are converted to ``channels`` and turned upright by EXIF; arrays and tensors must have that many channels.
-        An image whose longer side exceeds ``max_side`` is reduced to it, antialiased, and counted in ``ImageBatch.downscaled``.
+    Shape: NumPy (H, W, C) or (H, W), tensors (C, H, W) or (H, W) -> a packed ImageBatch of ``channels`` channels.
+    Convention: uint8 if every image is, uint16 if every image is (16-bit files and PIL modes I and I;16 are), else float32 in
+        [0, 1] (uint8 is divided by 255, uint16 by 65535). PIL images and encoded files are converted to ``channels`` and turned
+        upright by EXIF; arrays and tensors must have that many channels. An image whose longer side exceeds ``max_side`` is
+        reduced to it, antialiased, and counted in ``ImageBatch.downscaled``.
     Raises: HVSError for an unknown sample or image type, a size of 0, another number of channels, floating-point values outside
         [0, 1], a file that does not decode, and a batch of which nothing is left.
 
@@ -55,7 +57,7 @@ def collate_images(samples: Sequence[Any], *, max_side: int | None = 1024, chann
         >>> import torch
         >>> images, labels = collate_images([(torch.zeros(3, 8, 6), 0), (torch.ones(3, 4, 9), 1)])
         >>> images.pixels.shape, images.sizes.tolist(), labels
-        (torch.Size([2, 3, 8, 9]), [[8, 6], [4, 9]], tensor([0, 1]))
+        (torch.Size([252]), [[8, 6], [4, 9]], tensor([0, 1]))
     """
     require(isinstance(channels, int) and channels >= 1, "collate_images(channels)", "a count of at least 1", channels)
     require(max_side is None or max_side >= 1, "collate_images(max_side)", "a number of pixels of at least 1, or None", max_side)
@@ -73,13 +75,14 @@ def collate_images(samples: Sequence[Any], *, max_side: int | None = 1024, chann
         samples = [sample for sample, image in zip(samples, raw, strict=True) if not isinstance(image, Undecodable)]
         raw = [image for image in raw if not isinstance(image, Undecodable)]
 
-    images = []
+    packer = _Packer(sum(_count(image, channels, max_side) for image in raw))
     downscaled = 0
     for index, (sample, image) in enumerate(zip(samples, raw, strict=True)):
         pixels, reduced = _to_pixels(image, channels, max_side, _name(sample, index))
-        images.append(pixels)
+        packer.add(pixels)
         downscaled += reduced
-    batch = _to_canvas(images, downscaled, skipped)
+        del pixels
+    batch = replace(packer.batch(), downscaled=downscaled, skipped=skipped)
 
     first = samples[0]
     if key is None:
@@ -134,7 +137,7 @@ def _name(sample: Any, index: int) -> str:
 
 
 def _to_pixels(image: Any, channels: int, max_side: int | None, name: str) -> tuple[Tensor, bool]:
-    """Turn one image of any kind into (C, H, W), uint8 or float32 in [0, 1], and say whether it was reduced."""
+    """Turn one image of any kind into (C, H, W), uint8, uint16 or float32 in [0, 1], and say whether it was reduced."""
     # hvs_aug.data.RawImages marks what it reduced itself.
     reduced = getattr(image, "downscaled", False) is True
     if isinstance(image, np.ndarray):
@@ -166,7 +169,7 @@ def _to_pixels(image: Any, channels: int, max_side: int | None, name: str) -> tu
         if channels in pixels.shape[1:] and isinstance(image, Tensor):
             hint += "; tensors are (C, H, W), NumPy arrays (H, W, C)"
         fail(name, f"{channels} channels", f"{len(pixels)} in an image of shape {tuple(pixels.shape)}", hint + ".")
-    if pixels.dtype != torch.uint8:
+    if pixels.dtype not in (torch.uint8, torch.uint16):
         pixels = to_unit_range(pixels, name)
     if max_side is not None and max(height, width) > max_side:
         return downscale(pixels, reduced_size(height, width, max_side)), True
@@ -182,24 +185,72 @@ def _from_array(image: np.ndarray[Any, Any], name: str) -> Tensor:
     return pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels
 
 
-def _to_canvas(images: list[Tensor], downscaled: int, skipped: tuple[str, ...]) -> ImageBatch:
-    sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64)
-    height, width = sizes.amax(0).tolist()
-    exact = all(image.dtype == torch.uint8 for image in images)
-    shape = (len(images), height, width, len(images[0]))
-    canvas = _zeros(shape, torch.uint8 if exact else torch.float32)
-    for place, image in zip(canvas, images, strict=True):
-        image = image if exact or image.dtype != torch.uint8 else to_unit_range(image)
-        place[: image.shape[1], : image.shape[2]].copy_(image.permute(1, 2, 0))
-    return ImageBatch(canvas.permute(0, 3, 1, 2), sizes, downscaled, skipped)
+def _count(image: Any, channels: int, max_side: int | None) -> int:
+    """Return how many values an image has once it is decoded and reduced, as far as its header tells."""
+    if isinstance(image, (np.ndarray, Tensor)) and image.ndim != 1:
+        return int(image.numel() if isinstance(image, Tensor) else image.size)
+    if isinstance(image, Image.Image):
+        width, height = image.size
+    else:
+        height, width = size_in_header(image) if isinstance(image, (bytes, bytearray, memoryview)) else (0, 0)
+    if max_side is not None and max(height, width) > max_side:
+        height, width = reduced_size(height, width, max_side)
+    return height * width * channels
 
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return zeros; in a worker process, in shared memory, which spares the copy of the whole batch on its way out."""
-    if get_worker_info() is None:
-        return torch.zeros(shape, dtype=dtype)
-    size = dtype.itemsize * int(np.prod(shape))
-    # Fresh shared memory is zero; torch.utils.data.default_collate allocates its own batches by the same call.
-    storage_type: Any = torch.UntypedStorage
-    storage: torch.UntypedStorage = storage_type._new_shared(size)
-    return torch.empty(0, dtype=dtype).set_(storage).view(shape)
+class _Packer:
+    """Writes each image behind the last as soon as it is decoded: it is still in the cache, and its memory serves the next one."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.end = capacity, 0
+        self.sizes: list[tuple[int, int]] = []
+        self.packed: Tensor | None = None
+        self.apart: list[Tensor] = []
+
+    def add(self, image: Tensor) -> None:
+        """Take the next image; from the first one on that has another dtype or finds no room, images are kept apart."""
+        if self.packed is None:
+            self.packed, self.channels = _allocate(self.capacity, image.dtype), len(image)
+        end = self.end + image.numel()
+        if self.apart or image.dtype != self.packed.dtype or end > self.capacity:
+            self.apart.append(image)
+        else:
+            write_packed(image, self.packed[self.end : end])
+            self.sizes.append((image.shape[1], image.shape[2]))
+            self.end = end
+
+    def batch(self) -> ImageBatch:
+        """All images, packed; as float32 if their dtypes differ."""
+        assert self.packed is not None
+        sizes = torch.tensor(self.sizes, dtype=torch.int64, device="cpu").view(-1, 2)
+        counts = sizes.prod(1) * self.channels
+        batch = ImageBatch(self.packed[: self.end], sizes, counts.cumsum(0) - counts, self.channels)
+        if not self.apart:
+            return batch
+        images = [*batch, *self.apart]
+        dtypes = {image.dtype for image in images}
+        if len(dtypes) > 1:
+            images, dtypes = [to_unit_range(image) for image in images], {torch.float32}
+        return ImageBatch.pack(images, _allocate(sum(image.numel() for image in images), dtypes.pop()))
+
+
+_free: list[np.ndarray[Any, Any]] = []  # memory of batches that are gone: writing to fresh pages takes longer than the copy
+
+
+def _allocate(count: int, dtype: torch.dtype) -> Tensor:
+    """Return values to be written; in a worker process in shared memory, which spares their copy on the way out."""
+    size = dtype.itemsize * count
+    if get_worker_info() is not None:
+        storage_type: Any = torch.UntypedStorage  # torch.utils.data.default_collate allocates its own batches by the same call
+        storage: torch.UntypedStorage = storage_type._new_shared(size)
+        return torch.empty(0, dtype=dtype, device="cpu").set_(storage).view(count)
+    memory = _free.pop() if _free else None
+    if memory is None or not size <= len(memory) <= 2 * size:
+        memory = np.empty(size, np.uint8)
+    place = memory[:size]
+    weakref.finalize(place, _recycle, memory).atexit = False  # the tensor holds this array, and nothing else does
+    return torch.from_numpy(place).view(dtype)
+
+
+def _recycle(memory: np.ndarray[Any, Any]) -> None:
+    _free[:] = [*_free[-1:], memory]

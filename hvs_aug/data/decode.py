@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from .._check import HVSError, fail
 
-__all__ = ["decode_image", "downscale", "from_pil", "reduced_size", "to_unit_range"]
+__all__ = ["decode_image", "downscale", "from_pil", "reduced_size", "size_in_header", "to_unit_range"]
 
 _ORIENTATION = 0x0112
 _GRAY, _RGB, _UNCHANGED = 1, 3, 0  # torchvision.io.ImageReadMode
@@ -46,7 +46,7 @@ def decode_image(
     JPEG goes through torchvision's decoder; every other format, JPEG of four components, and JPEG at least twice as large as
     ``max_side`` (then decoded at 1/2, 1/4 or 1/8 by the DCT) goes through PIL. Of an animation, the first frame counts.
 
-    Shape: -> (C, H, W) view of (H, W, C) memory, and whether it was reduced. uint8, or float32 in [0, 1] for 16-bit images.
+    Shape: -> (C, H, W) view of (H, W, C) memory, and whether it was reduced. uint8, or uint16 for 16-bit images.
     Convention: ``channels`` 3 and 1 convert as PIL's ``convert("RGB")`` and ``convert("L")`` do: alpha is dropped, not
         composited, a palette is looked up; any other count must be the file's own. The EXIF orientation is applied. PIL's
         ``ImageFile.LOAD_TRUNCATED_IMAGES``, where the host program sets it, holds for what PIL decodes.
@@ -58,7 +58,7 @@ def decode_image(
         elif data[:8] == b"\x89PNG\r\n\x1a\n" and data[24] == 16 and data[25] != 0 and _torchvision_decodes():
             # PIL keeps 16 bits of a grey PNG only; of colour it would drop the lower 8.
             mode = {1: _GRAY, 3: _RGB}.get(channels, _UNCHANGED)
-            pixels, reduced = to_unit_range(torch.ops.image.decode_png(_as_tensor(data), mode, True)), False
+            pixels, reduced = torch.ops.image.decode_png(_as_tensor(data), mode, True), False
         else:
             with Image.open(io.BytesIO(data)) as image:
                 pixels, reduced = from_pil(image, channels, name), False
@@ -78,7 +78,8 @@ def decode_image(
 def from_pil(image: Image.Image, channels: int, name: str) -> Tensor:
     """Turn a PIL image of any mode upright and into a tensor.
 
-    Shape: -> (C, H, W) view of (H, W, C) memory; uint8, or float32 in [0, 1] for the modes I;16, I (read as 16-bit) and F.
+    Shape: -> (C, H, W) view of (H, W, C) memory; uint8; uint16 for the modes I;16 and I, which is read as 16-bit; float32 in
+        [0, 1] for mode F.
     Raises: HVSError if a mode I or F image leaves its range, or its bands are not ``channels`` and these are neither 1 nor 3.
     """
     try:
@@ -93,7 +94,8 @@ def from_pil(image: Image.Image, channels: int, name: str) -> Tensor:
             if values.size and not 0 <= values.min() <= values.max() <= 65535:
                 fail(name, "a mode I image with values in [0, 65535]", f"values in [{values.min()}, {values.max()}]")
             values = values.astype(np.uint16)
-        pixels = to_unit_range(torch.from_numpy(values.astype(values.dtype.newbyteorder("="))), name)[..., None]
+        pixels = torch.from_numpy(values.astype(values.dtype.newbyteorder("=")))[..., None]
+        pixels = pixels if pixels.dtype == torch.uint16 else to_unit_range(pixels, name)
         # PIL's own conversion of 16 bits to RGB clips at 255.
         pixels = pixels.expand(-1, -1, 3).contiguous() if channels == 3 else pixels
     else:
@@ -123,6 +125,16 @@ def to_unit_range(pixels: Tensor, name: str = "to_unit_range(pixels)") -> Tensor
     return pixels
 
 
+def size_in_header(data: bytes | bytearray | memoryview) -> tuple[int, int]:
+    """Return the (height, width) that a JPEG or PNG states; zeros for any other data."""
+    if data[:3] == b"\xff\xd8\xff":
+        return _jpeg_frame(data)[:2]
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
+        width, height = struct.unpack_from(">II", data, 16)
+        return height, width
+    return 0, 0
+
+
 def reduced_size(height: int, width: int, max_side: int) -> tuple[int, int]:
     """Return the size whose longer side is ``max_side``, aspect kept, no side below 1.
 
@@ -137,9 +149,11 @@ def reduced_size(height: int, width: int, max_side: int) -> tuple[int, int]:
 def downscale(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize one image, bilinear and antialiased.
 
-    Shape: (C, H, W) uint8 or float32 -> (C, *size) of the same dtype, in (H, W, C) memory.
-    Source: torchvision transforms.v2.functional.resize, antialias=True.
+    Shape: (C, H, W) uint8, uint16 or float32 -> (C, *size) of the same dtype, in (H, W, C) memory.
+    Source: torchvision transforms.v2.functional.resize, antialias=True; uint16 through float32, rounded.
     """
+    if pixels.dtype == torch.uint16:
+        return (downscale(to_unit_range(pixels), size) * 65535).round_().to(torch.uint16)
     batch = pixels[None].contiguous(memory_format=torch.channels_last)
     small: Tensor = interpolate(batch, size=size, mode="bilinear", antialias=True)[0]
     small = small if small.dtype == torch.uint8 else small.clamp_(0, 1)  # weights sum to 1 within rounding only

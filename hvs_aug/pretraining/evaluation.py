@@ -91,7 +91,7 @@ def _encoded(
     with _evaluating(method), torch.no_grad():
         for start in range(0, len(batch), batch_size):
             rows = slice(start, start + batch_size)
-            part = ImageBatch(batch.pixels[rows], batch.sizes[rows]).to(device)
+            part = batch[rows].to(device)
             (views,) = renderer.transform(part, renderer.make_params(part, generator))
             parts.append(method.encode(views.flatten(0, 1)).float().view(*views.shape[:2], -1).cpu())
     return torch.cat(parts, dim=1)

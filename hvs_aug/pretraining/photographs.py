@@ -95,8 +95,8 @@ def photograph_tiles(tile: int = 48, stride: int = 24) -> PhotographTiles:
 
 
 def as_batch(pixels: Tensor) -> ImageBatch:
-    """Tiles as an ImageBatch in channels-last memory, which the crop reads fastest."""
-    return ImageBatch.of(pixels.contiguous(memory_format=torch.channels_last))
+    """Tiles as a packed ImageBatch."""
+    return ImageBatch.pack(list(pixels))
 
 
 def _bands(width: int) -> list[tuple[int, int]]:

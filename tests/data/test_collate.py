@@ -17,14 +17,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
 from hvs_aug._check import HVSError
-from hvs_aug.data import ImageBatch, Undecodable, collate_images, decode_image
+from hvs_aug.data import ImageBatch, Undecodable, collate, collate_images, decode_image
 
 from .photographs import encode, oriented, photograph, pixels_of
 
 
-def image_of(batch: ImageBatch, index: int) -> Tensor:
-    height, width = batch.sizes[index].tolist()
-    return batch.pixels[index, :, :height, :width]
+def hwc_memory(image: Tensor) -> bool:
+    return image.permute(1, 2, 0).is_contiguous()
 
 
 def random_image(height: int, width: int, channels: int = 3) -> Tensor:
@@ -37,7 +36,7 @@ def random_image(height: int, width: int, channels: int = 3) -> Tensor:
     channels_last=st.booleans(),
     dtype=st.sampled_from([torch.uint8, torch.float32, torch.uint16]),
 )
-def test_each_image_lies_in_its_corner_and_nothing_else_does(
+def test_images_lie_behind_each_other_unchanged(
     sizes: list[tuple[int, int]], channels: int, channels_last: bool, dtype: torch.dtype
 ) -> None:
     raw = [random_image(height, width, channels) for height, width in sizes]
@@ -47,25 +46,75 @@ def test_each_image_lies_in_its_corner_and_nothing_else_does(
     if channels_last:
         images = [image.permute(1, 2, 0).contiguous().permute(2, 0, 1) for image in images]
     batch = collate_images(images, channels=channels)
-    assert batch.pixels.shape == (len(sizes), channels, max(h for h, _ in sizes), max(w for _, w in sizes))
-    assert batch.pixels.permute(0, 2, 3, 1).is_contiguous() and batch.downscaled == 0 and batch.skipped == ()
+    assert batch.pixels.shape == (channels * sum(h * w for h, w in sizes),) and batch.dtype == dtype and batch.channels == channels
+    assert batch.downscaled == 0 and batch.skipped == ()
     assert batch.sizes.tolist() == [list(size) for size in sizes] and batch.sizes.dtype == torch.int64
-    for index, image in enumerate(raw):
-        if dtype == torch.uint8:
-            assert torch.equal(image_of(batch, index), image)
-        else:
-            torch.testing.assert_close(image_of(batch, index), image / 255, rtol=0, atol=1e-7)
-        outside = batch.pixels[index].clone()
-        outside[:, : image.shape[1], : image.shape[2]] = 0
-        assert not outside.any()
+    for index, image in enumerate(images):
+        assert torch.equal(batch.image(index), image) and hwc_memory(batch.image(index))
+
+
+def test_each_image_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[int, ...]] = []
+    write = collate.write_packed
+    monkeypatch.setattr(collate, "write_packed", lambda image, place: (written.append(tuple(image.shape)), write(image, place)))
+    files: list[Any] = [
+        encode(photograph(20, 30)),
+        encode(photograph(40, 30), "PNG"),
+        photograph(7, 9),
+        np.zeros((3, 4, 3), np.uint8),
+    ]
+    batch = collate_images([*files, encode(photograph(90, 60))], max_side=45)
+    assert written == [(3, 20, 30), (3, 40, 30), (3, 7, 9), (3, 3, 4), (3, 45, 30)] == [tuple(image.shape) for image in batch]
+
+
+def test_a_header_that_does_not_tell_the_size_costs_a_copy_and_nothing_else() -> None:
+    files = [
+        encode(photograph(20, 30, seed), "WebP" if seed % 2 else "PNG", **({"lossless": True} if seed % 2 else {}))
+        for seed in range(4)
+    ]
+    batch = collate_images(files)
+    for index, image in enumerate(batch):
+        np.testing.assert_array_equal(image.numpy(), pixels_of(photograph(20, 30, index)))
+
+
+def test_memory_is_written_anew_only_when_nobody_reads_it() -> None:
+    images = [random_image(30, 40)]
+    held = [
+        collate_images(images).pixels[5:],
+        collate_images(images).image(0),
+        collate_images(images)[:1],
+        collate_images(images).pixels.numpy(),
+    ]
+    copies = [torch.as_tensor(part.pixels if isinstance(part, ImageBatch) else part).clone() for part in held]
+    for _ in range(8):
+        collate_images([random_image(30, 40)])
+    for part, copy in zip(held, copies, strict=True):
+        assert torch.equal(torch.as_tensor(part.pixels if isinstance(part, ImageBatch) else part), copy)
 
 
 def test_one_float_image_makes_the_batch_float() -> None:
     grey16 = Image.fromarray(np.full((3, 4), 13107, dtype=np.uint16))
     batch = collate_images([random_image(2, 2, 1) * 0 + 51, grey16, np.full((2, 3), 0.2)], channels=1)
-    assert batch.pixels.dtype == torch.float32
-    for index in range(3):
-        assert image_of(batch, index).flatten().tolist() == pytest.approx([0.2] * image_of(batch, index).numel())
+    assert batch.dtype == torch.float32
+    for image in batch:
+        assert image.flatten().tolist() == pytest.approx([0.2] * image.numel())
+
+
+def test_8_and_16_bits_together_become_float() -> None:
+    batch = collate_images([np.full((2, 3), 51, np.uint8), np.full((4, 2), 13107, np.uint16)], channels=1)
+    assert batch.dtype == torch.float32 and batch.sizes.tolist() == [[2, 3], [4, 2]]
+    assert torch.equal(batch.pixels, torch.full((14,), 0.2))
+
+
+def test_16_bit_images_keep_their_bits() -> None:
+    values = np.arange(24 * 36, dtype=np.uint16).reshape(24, 36) * 75
+    batch = collate_images([encode(Image.fromarray(values), "PNG"), Image.fromarray(values), values[..., None]], channels=1)
+    assert batch.dtype == torch.uint16
+    for image in batch:
+        np.testing.assert_array_equal(image[0].numpy(), values)
+    small = collate_images([values], channels=1, max_side=18).image(0)
+    expected = Image.fromarray(values.astype(np.float32)).resize((18, 12), Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(small[0].numpy().astype(int), np.asarray(expected), atol=1)
 
 
 def test_every_kind_of_image_gives_the_same_pixels() -> None:
@@ -92,7 +141,7 @@ def test_every_kind_of_image_gives_the_same_pixels() -> None:
     batch = collate_images(kinds)
     assert batch.pixels.dtype == torch.uint8 and type(batch.pixels) is Tensor
     for index in range(len(kinds)):
-        assert torch.equal(batch.pixels[index], tensor), type(kinds[index])
+        assert torch.equal(batch.image(index), tensor), type(kinds[index])
 
 
 def test_inputs_are_left_as_they_are() -> None:
@@ -107,9 +156,9 @@ def test_inputs_are_left_as_they_are() -> None:
 def test_arrays_of_every_dtype(dtype: str) -> None:
     top = {"u1": 255, "u2": 65535}.get(dtype[-2:], 1)
     array = (np.linspace(0, 1, 60).reshape(4, 5, 3) * top).astype(dtype)
-    pixels = collate_images([array]).pixels[0].double()
-    expected = array.transpose(2, 0, 1).astype(float) / (1 if dtype == "u1" else top)
-    np.testing.assert_allclose(pixels.numpy(), expected, atol=1e-6)
+    image = collate_images([array]).image(0)
+    assert image.dtype == {"u1": torch.uint8, "u2": torch.uint16}.get(dtype[-2:], torch.float32)
+    np.testing.assert_allclose(image.double().numpy(), array.transpose(2, 0, 1).astype(float), atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"])
@@ -124,7 +173,7 @@ def test_pil_images_of_every_mode_convert_as_pil_does(mode: str, channels: int) 
         with pytest.raises(HVSError, match="samples\\[0\\]"):
             collate_images([image], channels=channels)
         return
-    np.testing.assert_array_equal(collate_images([image], channels=channels).pixels[0].numpy(), expected)
+    np.testing.assert_array_equal(collate_images([image], channels=channels).image(0).numpy(), expected)
 
 
 def _to_lab(image: Image.Image) -> Image.Image:
@@ -140,7 +189,7 @@ def test_exif_of_pil_images_and_files_is_applied(orientation: int) -> None:
     opened = Image.open(io.BytesIO(data))
     converted = Image.open(io.BytesIO(data)).convert("RGB")
     for index, image in enumerate((data, opened, converted)):
-        assert torch.equal(image_of(collate_images([image]), 0), upright), index
+        assert torch.equal(collate_images([image]).image(0), upright), index
 
 
 Pair = namedtuple("Pair", ["photo", "label"])
@@ -153,7 +202,7 @@ def test_tuples_and_lists_keep_their_structure(kind: type) -> None:
     assert out[1].tolist() == [0, 1, 2] and list(out[2]) == ["0.jpg", "1.jpg", "2.jpg"]
     assert out[3]["box"].tolist() == [[0, 0], [1, 1], [2, 2]]
     for index in range(3):
-        np.testing.assert_array_equal(out[0].pixels[index].numpy(), pixels_of(photograph(seed=index)))
+        np.testing.assert_array_equal(out[0].image(index).numpy(), pixels_of(photograph(seed=index)))
 
 
 def test_namedtuples_keep_their_type() -> None:
@@ -172,14 +221,13 @@ def test_large_images_are_reduced_and_counted() -> None:
     images = [photograph(20, 30), photograph(80, 120), np.zeros((200, 20, 3), np.float32), encode(photograph(400, 200))]
     batch = collate_images(images, max_side=40)
     assert batch.downscaled == 3 and batch.sizes.tolist() == [[20, 30], [27, 40], [40, 4], [40, 20]]
-    assert batch.pixels.shape == (4, 3, 40, 40)
     reference = pixels_of(photograph(80, 120).resize((40, 27), Image.Resampling.BILINEAR)) / 255
-    np.testing.assert_allclose(image_of(batch, 1).numpy(), reference, atol=1.01 / 255)
+    np.testing.assert_allclose(batch.image(1).numpy(), reference, atol=1.01 / 255)
     assert collate_images(images, max_side=None).downscaled == 0
 
 
-def test_the_default_canvas_is_bounded() -> None:
-    assert collate_images([np.zeros((4, 3000, 3), np.uint8)]).pixels.shape == (1, 3, 1, 1024)
+def test_images_are_bounded_by_default() -> None:
+    assert collate_images([np.zeros((4, 3000, 3), np.uint8)]).sizes.tolist() == [[1, 1024]]
 
 
 def test_undecodable_samples_are_left_out_with_all_their_fields() -> None:
@@ -187,7 +235,7 @@ def test_undecodable_samples_are_left_out_with_all_their_fields() -> None:
     out = collate_images([(bad, 0, "b"), (photograph(seed=1), 1, "x"), (bad, 2, "b"), (photograph(seed=3), 3, "y")])
     assert out[0].skipped == ("b.jpg: cut short",) * 2 and len(out[0]) == 2
     assert out[1].tolist() == [1, 3] and list(out[2]) == ["x", "y"]
-    np.testing.assert_array_equal(out[0].pixels[1].numpy(), pixels_of(photograph(seed=3)))
+    np.testing.assert_array_equal(out[0].image(1).numpy(), pixels_of(photograph(seed=3)))
     with pytest.raises(
         HVSError, match=r"expected at least one image that decodes, got 2 that do not; the first is b.jpg: cut short"
     ):
@@ -330,7 +378,9 @@ def test_batches_cross_from_a_worker_as_they_are() -> None:
     assert len(here) == len(there) == 2
     for (images, labels), (expected, numbers) in zip(there, here, strict=True):
         assert isinstance(images, ImageBatch) and images.pixels.is_shared()
-        assert torch.equal(images.pixels, expected.pixels) and images.pixels.stride() == expected.pixels.stride()
+        assert torch.equal(images.pixels.float(), expected.pixels.float()) and images.dtype == expected.dtype
+        assert images.offsets is not None and expected.offsets is not None and torch.equal(images.offsets, expected.offsets)
+        assert images.channels == expected.channels
         assert torch.equal(images.sizes, expected.sizes) and images.downscaled == expected.downscaled >= 2
         assert torch.equal(labels, numbers)
 
@@ -344,13 +394,12 @@ def test_the_collate_function_and_its_batches_pickle() -> None:
     collate = pickle.loads(pickle.dumps(partial(collate_images, channels=1)))
     batch = collate([photograph(), Undecodable("a", "b")])
     again = pickle.loads(pickle.dumps(batch))
-    assert torch.equal(again.pixels, batch.pixels) and again.skipped == ("a: b",) and again.pixels.shape[1] == 1
+    assert torch.equal(again.pixels, batch.pixels) and again.skipped == ("a: b",) and again.channels == 1
 
 
 @pytest.mark.gpu
 def test_the_loader_pins_the_pixels() -> None:
     for images, labels in DataLoader(Photographs(), batch_size=4, collate_fn=collate_images, num_workers=1, pin_memory=True):
         assert images.pixels.is_pinned() and labels.is_pinned()
-        assert images.pixels.permute(0, 2, 3, 1).is_contiguous()
         moved = images.to("cuda", non_blocking=True)
         assert moved.device.type == "cuda" and torch.equal(moved.pixels.cpu(), images.pixels) and not moved.sizes.is_cuda

@@ -76,8 +76,8 @@ def test_alpha_is_dropped_not_composited() -> None:
 def test_16_bit_grey_keeps_its_16_bits(kind: str, channels: int) -> None:
     values = np.arange(24 * 36, dtype=np.uint16).reshape(24, 36) * 75
     pixels, _ = decode_image(encode(Image.fromarray(values), kind), channels)
-    assert pixels.dtype == torch.float32 and hwc_memory(pixels)
-    np.testing.assert_allclose(pixels.numpy(), np.broadcast_to(values / 65535, (channels, 24, 36)), rtol=1e-6)
+    assert pixels.dtype == torch.uint16 and hwc_memory(pixels)
+    np.testing.assert_array_equal(pixels.numpy(), np.broadcast_to(values, (channels, 24, 36)))
 
 
 def test_16_bit_colour_png_keeps_its_16_bits() -> None:
@@ -90,8 +90,8 @@ def test_16_bit_colour_png_keeps_its_16_bits() -> None:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 7, 5, 16, 2, 0, 0, 0))
     data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     pixels, _ = decode_image(data)
-    assert pixels.dtype == torch.float32
-    np.testing.assert_allclose(pixels.numpy(), values.transpose(2, 0, 1) / 65535, rtol=1e-6)
+    assert pixels.dtype == torch.uint16
+    np.testing.assert_array_equal(pixels.numpy(), values.transpose(2, 0, 1))
     with pytest.raises(HVSError, match="photo.png: expected a whole image"):
         decode_image(data[:-60], name="photo.png")
 
@@ -201,7 +201,9 @@ def test_pil_modes_of_more_than_8_bits(mode: str) -> None:
     kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
     image = Image.fromarray((values / 65535 if mode == "F" else values).astype(kind))
     assert image.mode == mode
-    np.testing.assert_allclose(from_pil(image, 1, "image").numpy()[0], values / 65535, rtol=1e-6)
+    pixels = from_pil(image, 1, "image")
+    assert pixels.dtype == (torch.float32 if mode == "F" else torch.uint16)
+    np.testing.assert_allclose(pixels[0].double().numpy(), values / (65535 if mode == "F" else 1), rtol=1e-6)
 
 
 def test_pil_values_outside_their_range_are_refused() -> None:
