@@ -1,8 +1,8 @@
 """The renderer for the CPU: compiled by numba, without the interpreter's lock, one view after the other, in cache.
 
 A view is cropped into its place of the result, and then changed there by the kernel of each operation, so that it stays in the
-cache of one core. Views are shared out among ``torch.get_num_threads()`` threads of this module. An operation without a kernel runs by
-its definition, between those that have one.
+cache of one core. Views are shared out among ``torch.get_num_threads()`` threads of this module. An operation without a kernel
+runs by its definition, between those that have one.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ class OwnGenerator:
     """A CPU generator that shares its draws with no other: not with another module, rank, worker process or epoch of workers.
 
     It starts from ``torch.initial_seed()``, this process's rank, and the number of modules that were made before it; in a
-    worker of a DataLoader from the seed that the loader gave that worker. Equal seeds and an equal order of construction give equal draws.
-    The global random state is not touched.
+    worker of a DataLoader from the seed that the loader gave that worker. Equal seeds and an equal order of construction give
+    equal draws. The global random state is not touched.
     """
 
     def __init__(self) -> None:

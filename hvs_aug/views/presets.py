@@ -86,8 +86,8 @@ def _asymmetric(
     solarize: float = 0.0,
     interpolation: Literal["bilinear", "bicubic"] = "bicubic",
 ) -> ViewRecipe:
-    """One of the views that BYOL, MoCo v3, DINO and iBOT share but for their crop, and the probabilities of blur and
-    solarization.""" operations: list[Operation] = [
+    """One of the views that BYOL, MoCo v3, DINO and iBOT share but for the crop, and how often they blur and solarize."""
+    operations: list[Operation] = [
         replace(crop, interpolation=interpolation),
         RandomHorizontalFlip(0.5),
         ColorJitter(0.4, 0.4, 0.2, 0.1, p=0.8),

@@ -24,7 +24,8 @@ class ViewRecipe:
     """One view's augmentation: its size, and the operations that make it, in their order.
 
     A :class:`hvs_aug.ops.RandomResizedCrop` comes first; only ``Resize``, ``CenterCrop`` and flips may stand before it.
-    ``Normalize`` comes last, but for ``RandomErasing``, flips and ``RandomRotation``. Between them any operation may stand, any number of times.
+    ``Normalize`` comes last, but for ``RandomErasing``, flips and ``RandomRotation``. Between them any operation may stand, any
+    number of times.
 
     Attributes:
         size: of the view in pixels, one number for a square or (height, width).
@@ -95,8 +96,7 @@ class ViewRecipe:
 
     @cached_property
     def named(self) -> tuple[tuple[tuple[str, ...], Operation], ...]:
-        """Every operation but the crop and those before it, with the names of what it draws: one, or one for each member of a
-        group.
+        """Every operation but the crop and what prepares for it, with the names of what it draws: one, or one a member of a group.
 
         A name is the operation's class, and for a second one of that class ``ColorJitter-2``. Flips before the crop are included.
         """
