@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._check import fail, require_fraction
 from .kernel import CPUKernel
+from .triton_kernel import GPUKernel
 
 __all__ = ["Draws", "Operation", "masked", "per_image", "require_count", "require_range", "to_range"]
 
@@ -32,6 +33,7 @@ class Operation:
         is_geometric: whether it moves pixels and is shared by candidates that are tied (``ViewSlot(tie="crop")``).
         commutes_with_flips: whether flipping before it is flipping after it, so that a flip costs nothing, as part of the crop.
         cpu_kernel: its kernel for the CPU, or ``None``: then its definition runs.
+        gpu_kernel: its kernel for the GPU (:class:`hvs_aug.ops.triton_kernel.GPUKernel`), or ``None``: then its definition runs.
         needs_unit_range: whether its pixels must be in [0, 1], so that it cannot follow a normalisation.
         torchvision_has_p: whether torchvision's class of this name takes ``p``; else it stands in a ``RandomApply``.
 
@@ -56,6 +58,7 @@ class Operation:
     is_geometric: ClassVar[bool] = False
     commutes_with_flips: ClassVar[bool] = False
     cpu_kernel: ClassVar[CPUKernel | None] = None
+    gpu_kernel: ClassVar[GPUKernel | None] = None
     torchvision_has_p: ClassVar[bool] = True
     needs_unit_range: ClassVar[bool] = True
 
@@ -84,7 +87,7 @@ class Operation:
         """Raise HVSError if images of this many channels do not define the operation, saying how to leave it out."""
 
     def kernel_fields(self, channels: int, size: tuple[int, int], scale: float) -> list[float]:
-        """The numbers that :attr:`cpu_kernel` gets as ``fields`` for views of this size at this scale."""
+        """The numbers that :attr:`cpu_kernel` and :attr:`gpu_kernel` get as ``fields`` for views of this size at this scale."""
         return []
 
     def kernel_scratch(self, channels: int, size: tuple[int, int]) -> int:
