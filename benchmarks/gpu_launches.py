@@ -67,7 +67,7 @@ class Rendering:
         area = self.boxes[..., 2] * self.boxes[..., 3]
         for launch in self.launches:
             given = launch.arguments
-            pixels = given["channels"] * given["height"] * given["width"]
+            pixels = given["channels"] * given["area"]
             rendered = launch.programs // _programs_of_view(launch)
             share = rendered / count
             if launch.name == "crop_pass":
@@ -91,10 +91,10 @@ class Rendering:
 
 def _programs_of_view(launch: Launch) -> int:
     given = launch.arguments
-    return gpu._tiles("crop" if launch.name == "crop_pass" else "pixels", given["height"], given["width"])
+    return gpu._tiles("crop" if launch.name == "crop_pass" else "pixels", given["area"] // given["width"], given["width"])
 
 
-def rendering(slot: ViewSlot, batch: int, height: int = 375, width: int = 500, **options: Any) -> Rendering:
+def rendering(slot: ViewSlot, batch: int, height: int = 375, width: int = 500, scale: float = 1.0, **options: Any) -> Rendering:
     """Render the candidates of a slot from a packed uint8 batch of images of one size, on stand-in tensors."""
     views = CandidateViews(slot)
     sizes = torch.tensor([[height, width]]).expand(batch, 2)
@@ -106,7 +106,7 @@ def rendering(slot: ViewSlot, batch: int, height: int = 375, width: int = 500, *
         moved = {name: value.to("cuda") for name, value in params.drawn.items()}
         memory.operations.clear()
         drawn = {name: {key: moved[f"{name}.{key}"] for key in operation.identity} for name, operation in slot.recipe.steps}
-        out = gpu.render(ImageBatch(pixels, sizes, offsets, 3), params.boxes.to("cuda"), drawn, slot.recipe.plan(), **options)
+        out = gpu.render(ImageBatch(pixels, sizes, offsets, 3), params.boxes.to("cuda"), drawn, slot.recipe.plan(scale), **options)
         written = out.numel() * out.element_size()
     sigmas = [value for name, value in params.drawn.items() if name.endswith(".sigma")]
     operations = tuple(name for name in memory.operations if not name.startswith("aten._to_copy"))
@@ -182,7 +182,9 @@ def machine_code(launch: Launch, capability: int) -> dict[str, int]:
     }
     # Triton assumes as much of every pointer that torch allocates.
     aligned = {
-        (index,): [["tt.divisibility", 16]] for index, name in enumerate(names) if isinstance(launch.arguments[name], Tensor)
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(names)
+        if (index,) not in constants and _is_aligned(launch.kernel, index, launch.arguments[name])
     }
     source = ASTSource(launch.kernel, signature, constants, aligned)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": True})
@@ -214,6 +216,13 @@ def machine_code(launch: Launch, capability: int) -> dict[str, int]:
 
 def _is_constant(kernel: Any, name: str, value: Any) -> bool:
     return value is None or bool(kernel.params[kernel.arg_names.index(name)].is_constexpr)
+
+
+def _is_aligned(kernel: Any, index: int, value: Any) -> bool:
+    """Whether Triton takes a pointer or a number for a multiple of 16."""
+    if isinstance(value, Tensor):
+        return True
+    return isinstance(value, int) and value % 16 == 0 and not kernel.params[index].do_not_specialize
 
 
 _TYPES = {

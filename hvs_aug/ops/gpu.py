@@ -11,6 +11,8 @@ memory.
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -34,10 +36,13 @@ if triton is not None:
     from .triton_crop import COLUMNS, LINES, ROWS, crop_pass
     from .triton_pixels import BLOCK, pixel_pass
 
-__all__ = ["CAPABILITY", "MOST_CHANNELS", "is_available", "render"]
+__all__ = ["CAPABILITY", "MOST_CHANNELS", "TRITON", "is_available", "is_installed", "render", "why_not"]
 
 CAPABILITY = (8, 0)
 """The oldest compute capability for which the kernels are built in the tests: Ampere's."""
+
+TRITON = (3, 6)
+"""The oldest version of Triton with which the kernels were compiled."""
 
 MOST_CHANNELS = 16
 """Passes keep all channels of a pixel in registers; images of more are rendered by the definition."""
@@ -46,12 +51,45 @@ _WHOLE_BYTES = 2**26  # of views, up to which they are rendered in one part alth
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
+def is_installed() -> bool:
+    """Whether Triton can be imported, and is new enough."""
+    return triton is not None and tuple(int(part) for part in triton.__version__.split(".")[:2]) >= TRITON
+
+
 def is_available(device: torch.device | str = "cuda") -> bool:
-    """Whether Triton can be imported, and the device is a GPU that is new enough."""
-    device = torch.device(device)
-    if triton is None or device.type != "cuda" or torch.version.cuda is None or not torch.cuda.is_available():
-        return False
-    return torch.cuda.get_device_capability(device) >= CAPABILITY
+    """Whether views of images on a device are rendered here; with ``TRITON_INTERPRET=1`` those on a CPU, slowly, for tests."""
+    return not why_not(torch.device(device), 1)
+
+
+def why_not(device: torch.device, channels: int) -> str:
+    """Why views of such images cannot be rendered here; empty where they can."""
+    if triton is None:
+        return "Triton is not installed"
+    if not is_installed():
+        return f"Triton {triton.__version__} is older than {_least(TRITON)}"
+    if device.type == "cpu":
+        return "" if os.environ.get("TRITON_INTERPRET") == "1" else "the images are on the CPU"
+    if device.type != "cuda" or torch.version.cuda is None:
+        return "the kernels are for NVIDIA GPUs"
+    if torch.cuda.get_device_capability(device) < CAPABILITY:
+        return f"its compute capability is below {_least(CAPABILITY)}"
+    if channels > MOST_CHANNELS:
+        return f"the images have more than {MOST_CHANNELS} channels"
+    return _driver_failure()
+
+
+def _least(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
+@lru_cache(maxsize=1)
+def _driver_failure() -> str:
+    """Why Triton cannot start kernels in this process, such as an old driver or no C compiler; empty where it can."""
+    try:
+        triton.runtime.driver.active.get_current_target()
+    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        return f"Triton does not start: {error}"
+    return ""
 
 
 def render(
@@ -62,16 +100,15 @@ def render(
     *,
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
-    chunk: int | None = None,
 ) -> Tensor:
     """Render V views of each of B images.
 
-    A blur needs scratch memory, and so does a result that is not contiguous float32, where there is more than one pass. Large batches
-    are then rendered in two parts, so that each scratch holds half of the views, as float32.
+    A blur needs scratch memory, and so does a result that is not contiguous float32, where there is more than one pass. Large
+    batches are then rendered in two parts, so that each scratch holds half of the views, as float32.
 
     Shape: boxes ``(V, B, 4)`` int64; drawn, for each operation by its name, its parameters ``(V, B, ...)``; all on the device of
         the images -> ``(V, B, C, h, w)`` of ``dtype``, float32, bfloat16 or float16; with ``channels_last`` each view is stored
-        with the channels of a pixel together. ``chunk`` is the number of images in a part.
+        with the channels of a pixel together.
     """
     views, count = boxes.shape[:2]
     assert dtype in _DTYPES
@@ -86,8 +123,7 @@ def render(
     stages = _stages(plan)
     is_direct = dtype == torch.float32 and out.is_contiguous()
     needs_scratch = any(stage.head == "blur" for stage in stages) or not (is_direct or len(stages) == 1)
-    if chunk is None:
-        chunk = -(-count // 2) if needs_scratch and 4 * out.numel() > _WHOLE_BYTES else count
+    chunk = -(-count // 2) if needs_scratch and 4 * out.numel() > _WHOLE_BYTES else count
     whole = _Batch.of(images, boxes, drawn, plan)
     with torch.cuda.device(out.device) if out.is_cuda and not is_traced(out) else nullcontext():
         for first in range(0, count, chunk):
@@ -164,7 +200,6 @@ def _render_part(whole: _Batch, plan: RenderPlan, stages: Sequence[_Stage], out:
     """Render some of the images, one pass after the other; out ``(V, images of the part, C, h, w)``, a slice of the result."""
     views, count, channels, height, width = out.shape
     shape, device = (views, count, channels, height, width), out.device
-    last = len(stages) - 1 - (stages[-1].head == "definition")
     work = out
     if not is_direct and len(stages) > 1:
         work = torch.empty(shape, dtype=torch.float32, device=device)
@@ -175,15 +210,17 @@ def _render_part(whole: _Batch, plan: RenderPlan, stages: Sequence[_Stage], out:
         "batch": whole.boxes.shape[1],
         "height": height,
         "width": width,
+        "area": height * width,
         "channels": channels,
     }
+    flat = {name: value for name, value in common.items() if name != "height"}
     sums: Tensor | None = None
     for index, stage in enumerate(stages):
         if stage.head == "definition":
             assert stage.step is not None
             _define(stage.step, work, whole, part, plan)
             continue
-        target = out if index == last and stages[-1].head != "definition" else work
+        target = out if index == len(stages) - 1 else work
         tiles = _tiles(stage.head, height, width)
         made = torch.empty(views * count, tiles, dtype=torch.float32, device=device) if stage.mean_of else None
         finish = _finish_arguments(stage, whole, plan, target, channels) | {"sums": made}
@@ -193,7 +230,7 @@ def _render_part(whole: _Batch, plan: RenderPlan, stages: Sequence[_Stage], out:
             _launch(crop_pass, grid, **_crop_arguments(whole, plan), **common, **finish)
         elif stage.head == "pixels":
             means = {"means": sums, "mean_tiles": 0 if sums is None else sums.shape[1], "has_mean": stage.has_mean}
-            _launch(pixel_pass, grid, **source, **common, **finish, **means, block=BLOCK)
+            _launch(pixel_pass, grid, **source, **flat, **finish, **means, block=BLOCK)
         else:
             assert stage.step is not None and scratch is not None
             name, operation = stage.step

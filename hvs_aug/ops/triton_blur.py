@@ -30,11 +30,11 @@ def _blurred(
     radius: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
+    area: tl.tensor,
     by_row: tl.constexpr,
     channels: tl.constexpr,
 ) -> tl.tuple:
     """The weighted sum of a block of pixels and their neighbours in the same row, or column, reflected at the edges."""
-    area = height * width
     middle = y * width + x
     total = 1.0
     summed: tl.tuple = ()
@@ -71,6 +71,7 @@ def blur_rows(
     batch: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
+    area: tl.tensor,
     scratch: tl.tensor,
     scratch_stride: tl.tensor,
     sigmas: tl.tensor,
@@ -79,8 +80,7 @@ def blur_rows(
     channels: tl.constexpr,
     block: tl.constexpr,
 ) -> None:
-    """Blur a block of pixels along its rows, of views with a sigma above 0, from ``source`` to ``scratch``; ``most`` taps a side."""
-    area = height * width
+    """Blur a block of pixels along its rows, from ``source`` to ``scratch``, where its sigma is above 0; ``most`` taps a side."""
     tiles = tl.cdiv(area, block)
     tile = tl.program_id(0) % tiles
     local = tl.program_id(0) // tiles
@@ -93,7 +93,7 @@ def blur_rows(
         is_inside = place < area
         start = source + (candidate * source_stride + image) * (channels * area)
         to = scratch + (candidate * scratch_stride + image) * (channels * area)
-        pixel = _blurred(start, place // width, place % width, is_inside, sigma, radius, height, width, True, channels)
+        pixel = _blurred(start, place // width, place % width, is_inside, sigma, radius, height, width, area, True, channels)
         for index in tl.static_range(channels):
             tl.store(to + index * area + place, pixel[index], mask=is_inside)
 
@@ -107,6 +107,7 @@ def blur_pass(
     batch: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
+    area: tl.tensor,
     scratch: tl.tensor,
     scratch_stride: tl.tensor,
     sigmas: tl.tensor,
@@ -129,7 +130,6 @@ def blur_pass(
 
     Where the target is the source, and no operation follows, views without a blur are left alone.
     """
-    area = height * width
     tiles = tl.cdiv(area, block)
     tile = tl.program_id(0) % tiles
     local = tl.program_id(0) // tiles
@@ -147,9 +147,9 @@ def blur_pass(
             start = scratch + (candidate * scratch_stride + image) * (channels * area)
         y = place // width
         x = place % width
-        pixel = _blurred(start, y, x, is_inside, sigma, radius, height, width, False, channels)
+        pixel = _blurred(start, y, x, is_inside, sigma, radius, height, width, area, False, channels)
         to = target + (candidate * target_stride + image) * (channels * area)
         finish(
-            pixel, y, x, is_inside, view, local, tile, tiles, to, width, pixel_step, channel_step,
+            pixel, place, y, x, is_inside, view, local, tile, tiles, to, pixel_step, channel_step,
             steps, drawn, fields, 0.0, mean_of, sums,
         )  # fmt: skip

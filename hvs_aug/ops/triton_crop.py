@@ -49,6 +49,7 @@ def crop_pass(
     batch: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
+    area: tl.tensor,
     target: tl.tensor,
     target_stride: tl.tensor,
     channel_step: tl.tensor,
@@ -141,8 +142,9 @@ def crop_pass(
     y = tl.where(is_flipped, height - 1 - y, y)
     rows_ = tl.broadcast_to(y[:, None], [rows_of_tile, columns_of_tile])
     columns_ = tl.broadcast_to(x[None, :], [rows_of_tile, columns_of_tile])
-    to = target + ((local % views).to(tl.int64) * target_stride + image) * (channels * height * width)
+    to = target + ((local % views).to(tl.int64) * target_stride + image) * (channels * area)
+    place = y[:, None] * width + x[None, :]
     finish(
-        cropped, rows_, columns_, is_inside, view, local, tile, tiles, to, width, pixel_step, channel_step,
+        cropped, place, rows_, columns_, is_inside, view, local, tile, tiles, to, pixel_step, channel_step,
         steps, drawn, fields, 0.0, mean_of, sums,
     )  # fmt: skip

@@ -20,8 +20,11 @@ BLOCK = 1024
 """How many pixels of a view one program makes."""
 
 SIZES = ("first", "views", "batch", "height", "width")
-PLACES = ("source_stride", "target_stride", "scratch_stride", "channel_step", "mean_tiles")
-"""Arguments of the passes for whose values they are not compiled anew."""
+PLACES = ("source_stride", "target_stride", "scratch_stride", "mean_tiles")
+"""Arguments of the passes for whose values they are not compiled anew.
+
+They are for whether ``area``, the pixels of a view, and ``channel_step`` are multiples of 16: then four values are read at a time.
+"""
 
 
 @device_function
@@ -37,6 +40,7 @@ def _mean_over_view(sums: tl.tensor, row: tl.tensor, tiles: tl.tensor, area: tl.
 @device_function
 def finish(
     pixel: tl.tuple,
+    place: tl.tensor,
     y: tl.tensor,
     x: tl.tensor,
     is_inside: tl.tensor,
@@ -45,7 +49,6 @@ def finish(
     tile: tl.tensor,
     tiles: tl.tensor,
     target: tl.tensor,
-    width: tl.tensor,
     pixel_step: tl.constexpr,
     channel_step: tl.tensor,
     steps: tl.constexpr,
@@ -58,9 +61,8 @@ def finish(
     """Run the operations on a block of pixels, write it, and sum what the next pass needs the mean of."""
     for index in tl.static_range(len(steps)):
         pixel = steps[index](pixel, y, x, view, drawn[index], fields[index], mean if index == 0 else 0.0)
-    place = (y * width + x) * pixel_step
     for channel in tl.static_range(len(pixel)):
-        tl.store(target + channel * channel_step + place, pixel[channel], mask=is_inside)
+        tl.store(target + channel * channel_step + place * pixel_step, pixel[channel], mask=is_inside)
     if mean_of is not None:
         values = mean_of(pixel, view, drawn[len(steps)], fields[len(steps)])
         values = tl.where(is_inside, values, 0.0)
@@ -74,8 +76,8 @@ def pixel_pass(
     first: tl.tensor,
     views: tl.tensor,
     batch: tl.tensor,
-    height: tl.tensor,
     width: tl.tensor,
+    area: tl.tensor,
     target: tl.tensor,
     target_stride: tl.tensor,
     channel_step: tl.tensor,
@@ -92,7 +94,6 @@ def pixel_pass(
     block: tl.constexpr,
 ) -> None:
     """Run operations on a block of pixels of a view. ``source`` holds views channel by channel; it may be ``target``."""
-    area = height * width
     tiles = tl.cdiv(area, block)
     tile = tl.program_id(0) % tiles
     local = tl.program_id(0) // tiles
@@ -110,6 +111,6 @@ def pixel_pass(
         mean = _mean_over_view(means, local, mean_tiles, area)
     to = target + (candidate * target_stride + image) * (channels * area)
     finish(
-        pixel, place // width, place % width, is_inside, view, local, tile, tiles, to, width, pixel_step, channel_step,
+        pixel, place, place // width, place % width, is_inside, view, local, tile, tiles, to, pixel_step, channel_step,
         steps, drawn, fields, mean, mean_of, sums,
     )  # fmt: skip
