@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from hvs_aug import CandidateViews, ImageBatch, ViewSlot
 from hvs_aug.ops import gpu
 
-__all__ = ["Launch", "Rendering", "machine_code", "rendering"]
+__all__ = ["Launch", "Rendering", "has_assembler", "machine_code", "rendering"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Rendering:
     Attributes:
         launches: the kernels of Triton.
         torch_operations: the names of torch's own operations on the device.
+        waits: how many copies to the device make the host wait.
         peak: bytes on the device at most, the sources and the views among them.
         sources: bytes of the source images.
         views: bytes of the rendered views.
@@ -50,6 +51,7 @@ class Rendering:
 
     launches: tuple[Launch, ...]
     torch_operations: tuple[str, ...]
+    waits: int
     peak: int
     sources: int
     views: int
@@ -104,13 +106,17 @@ def rendering(slot: ViewSlot, batch: int, height: int = 375, width: int = 500, s
     with FakeTensorMode(allow_non_fake_inputs=True), _recorded() as launches, _Memory() as memory:
         pixels = torch.empty(batch * 3 * height * width, dtype=torch.uint8, device="cuda")
         moved = {name: value.to("cuda") for name, value in params.drawn.items()}
+        boxes = params.boxes.to("cuda")
         memory.operations.clear()
+        memory.waits = 0
         drawn = {name: {key: moved[f"{name}.{key}"] for key in operation.identity} for name, operation in slot.recipe.steps}
-        out = gpu.render(ImageBatch(pixels, sizes, offsets, 3), params.boxes.to("cuda"), drawn, slot.recipe.plan(scale), **options)
+        out = gpu.render(ImageBatch(pixels, sizes, offsets, 3), boxes, drawn, slot.recipe.plan(scale), **options)
         written = out.numel() * out.element_size()
     sigmas = [value for name, value in params.drawn.items() if name.endswith(".sigma")]
     operations = tuple(name for name in memory.operations if not name.startswith("aten._to_copy"))
-    return Rendering(tuple(launches), operations, memory.peak, pixels.numel(), written, params.boxes, sigmas[0] if sigmas else None)
+    return Rendering(
+        tuple(launches), operations, memory.waits, memory.peak, pixels.numel(), written, params.boxes, sigmas[0] if sigmas else None
+    )
 
 
 @contextmanager
@@ -140,7 +146,7 @@ class _Memory(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.waits = 0
         self.operations: list[str] = []
         self._known: set[int] = set()
 
@@ -149,6 +155,8 @@ class _Memory(TorchDispatchMode):
         on_device = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.device.type == "cuda"]
         if on_device and not func.is_view and "empty" not in str(func):
             self.operations.append(str(func))
+        if on_device and func is torch.ops.aten._to_copy.default and not (kwargs or {}).get("non_blocking"):
+            self.waits += 1
         for tensor in on_device:
             storage = tensor.untyped_storage()
             if storage._cdata not in self._known:
@@ -164,7 +172,7 @@ class _Memory(TorchDispatchMode):
 
 
 def machine_code(launch: Launch, capability: int) -> dict[str, int]:
-    """Compile a launch for a compute capability (80, 90, 100), and say what ``ptxas -v`` says of it: registers and spilled bytes.
+    """Compile a launch for a compute capability (80, 90, 100), and say what ``ptxas -v`` says of it, and what it holds.
 
     Raises: RuntimeError if ptxas fails, or says neither.
     """
@@ -211,7 +219,18 @@ def machine_code(launch: Launch, capability: int) -> dict[str, int]:
         "registers": int(registers[1]),
         "spilled_bytes": int(spills[1]) + int(spills[2]),
         "shared_bytes": int(compiled.metadata.shared),
+        "tensor_core_instructions": len(re.findall(r"\bw?g?mma\b|\btcgen05", compiled.asm["ptx"])),
     }
+
+
+def has_assembler(capability: int) -> bool:
+    """Whether Triton finds its ptxas for a compute capability."""
+    from triton.backends.nvidia.compiler import get_ptxas
+
+    try:
+        return Path(get_ptxas(capability).path).exists()
+    except RuntimeError:
+        return False
 
 
 def _is_constant(kernel: Any, name: str, value: Any) -> bool:

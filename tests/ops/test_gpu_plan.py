@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from hvs_aug.views.presets import PRESETS, preset_slots
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from benchmarks.gpu_launches import Launch, machine_code, rendering  # noqa: E402
+from benchmarks.gpu_launches import Launch, has_assembler, machine_code, rendering
 
 
 def everything() -> ViewSlot:
@@ -23,26 +23,31 @@ def everything() -> ViewSlot:
     return ViewSlot(ViewRecipe(96, [ops.RandomResizedCrop(), *first, *last]))
 
 
-def launches() -> Iterator[tuple[str, int, Launch]]:
-    """Every kernel of SimCLR and DINO for three generations of GPUs, and of a recipe with all operations for one."""
-    for capability in (80, 90, 100):
-        for launch in rendering(preset_slots("simclr", 224)[0], 4).launches:
-            yield f"simclr {launch.name} sm_{capability}", capability, launch
-        *_, last = rendering(preset_slots("dino", 224)[1], 4).launches
-        yield f"dino {last.name} sm_{capability}", capability, last
-    for number, launch in enumerate(rendering(everything(), 4, dtype=torch.bfloat16, channels_last=True).launches):
-        yield f"everything {number} {launch.name} sm_90", 90, launch
+@functools.cache
+def launches(recipe: str) -> tuple[Launch, ...]:
+    if recipe == "everything":
+        return rendering(everything(), 4, dtype=torch.bfloat16, channels_last=True).launches
+    return rendering(preset_slots(recipe, 224)[-1], 4).launches
 
 
-@pytest.mark.parametrize(("capability", "launch"), [pytest.param(*given, id=name) for name, *given in launches()])
-def test_machine_code_does_not_spill(capability: int, launch: Launch) -> None:
-    try:
-        code = machine_code(launch, capability)
-    except FileNotFoundError as error:
-        pytest.skip(f"no ptxas: {error}")
+@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize(
+    ("recipe", "number"),
+    [
+        *[("simclr", number) for number in range(4)],
+        ("byol", 3),  # a blur, solarize and normalise
+        *[("everything", number) for number in range(5)],
+    ],
+)
+def test_machine_code_does_not_spill(recipe: str, number: int, capability: int) -> None:
+    launch = launches(recipe)[number]
+    if not has_assembler(capability):
+        pytest.skip("Triton brings no ptxas")
+    code = machine_code(launch, capability)
     assert code["spilled_bytes"] == 0
     assert 16 <= code["registers"] <= 168  # three blocks of 128 threads on a multiprocessor
     assert code["shared_bytes"] <= 16 * 1024
+    assert code["tensor_core_instructions"] == 0  # which would round to TF32
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -51,6 +56,7 @@ def test_presets_take_at_most_eight_kernels_and_none_of_torchs(name: str) -> Non
         rendered = rendering(slot, 64)
         assert 1 <= len(rendered.launches) <= 8
         assert rendered.torch_operations == ()
+        assert rendered.waits == 0
 
 
 def test_bytes_and_memory_of_simclr() -> None:

@@ -1,10 +1,12 @@
-"""The GPU renderer against the definition, in Triton's interpreter: test_gpu_interpreted.py runs this in a process of its own."""
+"""The GPU renderer against the definition, on a GPU or in Triton's interpreter; test_gpu_kernels.py runs this, each alone."""
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from hvs_aug.views.presets import preset_slots
 from tests.ops.gamma import Gamma
 
 TOLERANCE = 1e-5
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -27,11 +30,18 @@ def levels(*shape: int, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
+def render(
+    images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Mapping[str, Tensor]], plan: RenderPlan, **options: Any
+) -> Tensor:
+    moved = {name: {key: value.to(DEVICE) for key, value in draws.items()} for name, draws in drawn.items()}
+    return gpu.render(images.to(DEVICE), boxes.to(DEVICE), moved, plan, **options).cpu()
+
+
 def compare(
     images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Mapping[str, Tensor]], plan: RenderPlan, tolerance: float = TOLERANCE
 ) -> Tensor:
     expected = batched.render(images, boxes, drawn, plan)
-    rendered = gpu.render(images, boxes, drawn, plan)
+    rendered = render(images, boxes, drawn, plan)
     assert rendered.shape == expected.shape and rendered.dtype == torch.float32 and rendered.is_contiguous()
     torch.testing.assert_close(rendered, expected, atol=tolerance, rtol=0)
     return expected
@@ -227,7 +237,7 @@ def test_dtypes_and_layouts(dtype: torch.dtype, channels_last: bool, last: str) 
     }
     plan = ViewRecipe((12, 20), [ops.RandomResizedCrop(), *operations]).plan()
     expected = batched.render(IMAGES, whole(IMAGES, 2), drawn, plan)
-    rendered = gpu.render(IMAGES, whole(IMAGES, 2), drawn, plan, dtype=dtype, channels_last=channels_last)
+    rendered = render(IMAGES, whole(IMAGES, 2), drawn, plan, dtype=dtype, channels_last=channels_last)
     assert rendered.dtype == dtype
     assert rendered.flatten(0, 1).is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     tolerance = {torch.float32: TOLERANCE, torch.bfloat16: 2**-8, torch.float16: 2**-11}[dtype]
@@ -241,15 +251,15 @@ def test_two_parts_are_the_same_as_one(dtype: torch.dtype, monkeypatch: pytest.M
     params = CandidateViews(slot).make_params(images, torch.Generator().manual_seed(0))
     drawn = {name: params.draws(name) for name, _ in slot.recipe.steps}
     plan = slot.recipe.plan(0.25)
-    one = gpu.render(images, params.boxes, drawn, plan, dtype=dtype)
+    one = render(images, params.boxes, drawn, plan, dtype=dtype)
     monkeypatch.setattr(gpu, "_WHOLE_BYTES", 0)
-    assert torch.equal(gpu.render(images, params.boxes, drawn, plan, dtype=dtype), one)
+    assert torch.equal(render(images, params.boxes, drawn, plan, dtype=dtype), one)
 
 
 def test_no_views_and_no_images() -> None:
     plan = ViewRecipe(8).plan()
-    assert gpu.render(IMAGES, torch.zeros(0, 2, 4, dtype=torch.int64), {}, plan).shape == (0, 2, 3, 8, 8)
-    assert gpu.render(IMAGES[:0], torch.zeros(2, 0, 4, dtype=torch.int64), {}, plan).shape == (2, 0, 3, 8, 8)
+    assert render(IMAGES, torch.zeros(0, 2, 4, dtype=torch.int64), {}, plan).shape == (0, 2, 3, 8, 8)
+    assert render(IMAGES[:0], torch.zeros(2, 0, 4, dtype=torch.int64), {}, plan).shape == (2, 0, 3, 8, 8)
 
 
 # Presets -----------------------------------------------------------------------------------------------------------------------
@@ -260,13 +270,13 @@ def test_no_views_and_no_images() -> None:
 )
 def test_presets(name: str, size: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     slots = [replace(slot, candidates=1, select=1) for slot in preset_slots(name, size)]
-    if size == 224:  # the interpreter takes as long for a large tile as for a small one
+    if size == 224 and DEVICE == "cpu":  # the interpreter takes as long for a large tile as for a small one
         monkeypatch.setattr(gpu, "ROWS", 32)
         monkeypatch.setattr(gpu, "COLUMNS", 256)
         monkeypatch.setattr(gpu, "LINES", 32)
     images = ImageBatch.pack([levels(3, 170, 160)] if size == 224 else [levels(3, 50, 60), levels(3, 70, 40, seed=1)])
     definition = CandidateViews(slots, renderer="definition")
     params = definition.make_params(images, torch.Generator().manual_seed(4))
-    rendered = CandidateViews(slots, renderer="triton").transform(images, params, scale)
+    rendered = CandidateViews(slots, renderer="triton").transform(images.to(DEVICE), params, scale)
     for one, expected in zip(rendered, definition.transform(images, params, scale), strict=True):
-        torch.testing.assert_close(one, expected, atol=TOLERANCE if size == 224 else TOLERANCE / 0.19, rtol=0)
+        torch.testing.assert_close(one.cpu(), expected, atol=TOLERANCE if size == 224 else TOLERANCE / 0.19, rtol=0)
