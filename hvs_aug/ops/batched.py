@@ -35,9 +35,9 @@ def render(images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: 
     # uint16 cannot be indexed by torch; half precision and float64 are read as float32.
     values = layout.values if layout.values.dtype in (torch.uint8, torch.uint16) else layout.values.float()
     unit_values = values.float() * (1 / 65535) if values.dtype == torch.uint16 else values
-    known = readable(boxes)
-    sides = boxes[..., 2:].flatten(0, 1) if known else images.sizes
-    tallest, widest = sides.amax(0).tolist() if len(sides) else (1, 1)
+    # Boxes that are on a device are not looked at; no box is larger than its image.
+    sides = boxes[..., 2:].flatten(0, 1).tolist() if readable(boxes) else images.sizes.tolist()
+    tallest, widest = (max(lengths) for lengths in zip(*sides, strict=True)) if sides else (1, 1)
     taps = most_taps(tallest, plan.size[0], plan.interpolation), most_taps(widest, plan.size[1], plan.interpolation)
     mirrored = plan.mirrored(flat, views * count, device)
     flat_boxes = boxes.flatten(0, 1)
@@ -78,5 +78,5 @@ def apply_in_place(operation: Operation, views: Tensor, drawn: Draws, scale: flo
         changes = torch.stack(unlike).any(0)
     chosen = changes.nonzero()[:, 0]
     step = max(1, _CHUNK_BYTES // (4 * max(1, views[:1].numel())))
-    for rows in chosen.split(step):
+    for rows in torch.split(chosen, step):
         views[rows] = operation.apply(views[rows], {name: value[rows] for name, value in drawn.items()}, scale)

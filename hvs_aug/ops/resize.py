@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,7 +28,7 @@ class Resize(Operation):
     max_size: int | None = None
 
     def __post_init__(self) -> None:
-        size = self.size
+        size: Any = self.size
         if isinstance(size, (list, tuple)) and len(size) == 1:
             size = size[0]
         if isinstance(size, (list, tuple)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +56,8 @@ class CandidateViews(nn.Module):
     def __init__(self, slots: ViewSlot | Sequence[ViewSlot], *, renderer: Renderer = "auto") -> None:
         super().__init__()
         call = "CandidateViews(slots)"
-        is_sequence = isinstance(slots, (list, tuple))
-        self.slots: tuple[ViewSlot, ...] = tuple(slots) if is_sequence else (cast(ViewSlot, slots),)
+        given: Any = slots if isinstance(slots, (list, tuple)) else [slots]
+        self.slots: tuple[ViewSlot, ...] = tuple(given)
         require(len(self.slots) > 0, call, "at least one ViewSlot", "none")
         for slot in self.slots:
             require(isinstance(slot, ViewSlot), call, "ViewSlots", slot, "hvs_aug.convert makes them of a transform.")
@@ -75,9 +75,9 @@ class CandidateViews(nn.Module):
         hint = "pip install numba"
         require(renderer != "cpu" or cpu.is_available(), "CandidateViews(renderer)", "numba for 'cpu'", "no such package", hint)
         self.renderer = renderer
-        self._identities = identities(self.slots)
-        if pipelines:
-            self._identities.setdefault("RandomHorizontalFlip.applied", torch.tensor(False, device="cpu"))
+        self._needed = identities(self.slots)
+        flips = {"RandomHorizontalFlip.applied": torch.tensor(False, device="cpu")} if pipelines else {}
+        self._identities = flips | self._needed
         self._own = OwnGenerator()
 
     @classmethod
@@ -149,7 +149,7 @@ class CandidateViews(nn.Module):
         known = all(0 <= slot < len(self.slots) for slot in params.slots) and list(params.slots) == sorted(params.slots)
         require(known, f"{call}(params)", f"views in the order of {len(self.slots)} slots", f"slots {params.slots}")
         hint = "draw them with make_params of the same slots."
-        missing = sorted(self._identities.keys() - params.drawn.keys())
+        missing = sorted(self._needed.keys() - params.drawn.keys())
         require(not missing, f"{call}(params)", "what the operations of these slots drew", f"params without {missing}", hint)
         scales = list(scale) if isinstance(scale, Sequence) else [scale] * len(self.slots)
         fits = len(scales) == len(self.slots) and all(value > 0 for value in scales)
