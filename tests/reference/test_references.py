@@ -15,12 +15,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks import published
 from hvs_aug import ops
 from hvs_aug.data.batch import ImageBatch
 from hvs_aug.views.params import ViewParams
 from hvs_aug.views.recipe import ViewRecipe, ViewSlot
 
-from . import losses, policies, published, search, views
+from . import losses, policies, search, views
 
 RECIPE = ViewRecipe(8)
 
