@@ -88,16 +88,17 @@ def _run(
     scratch = max((operation.kernel_scratch(channels, size) for _, operation in steps), default=0)
     kernels = [operation.cpu_kernel for _, operation in steps]
     layout = images.layout()
-    values = layout.values if layout.values.dtype in _DTYPES else layout.values.float()
+    values = layout.values.detach().contiguous()
+    values = values if values.dtype in _DTYPES else values.float()
     crop = boxes is not None
-    box = boxes.numpy() if boxes is not None else np.empty((total, 4), np.int64)
+    box = boxes.contiguous().numpy() if boxes is not None else np.empty((total, 4), np.int64)
     widest = int(box[:, 3].max(initial=1)) if crop else 1
     taps = _most(box, 2, height, plan) if crop else 1, _most(box, 3, width, plan) if crop else 1
     walk = _walk(np.dtype(str(values.dtype).removeprefix("torch.")).name, tuple(kernels))
     arguments = (
         values.numpy(),
-        layout.offsets.numpy(),
-        layout.rows.numpy(),
+        layout.offsets.contiguous().numpy(),
+        layout.rows.contiguous().numpy(),
         np.array([layout.column, layout.channel, widest, taps[0], taps[1], scratch, plan.interpolation == "bicubic", crop]),
         np.float32(unit_of(layout.values.dtype)),
         box,
