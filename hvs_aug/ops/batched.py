@@ -33,7 +33,8 @@ def render(images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: 
     device = images.device
     offsets, rows = (value.to(device, non_blocking=True).repeat(views) for value in (layout.offsets, layout.rows))
     # uint16 cannot be indexed by torch; half precision and float64 are read as float32.
-    values = layout.values if layout.values.dtype in (torch.uint8, torch.uint16) else layout.values.float()
+    values = layout.values.detach()
+    values = values if values.dtype in (torch.uint8, torch.uint16) else values.float()
     unit_values = values.float() * (1 / 65535) if values.dtype == torch.uint16 else values
     # Boxes that are on a device are not looked at; no box is larger than its image.
     sides = boxes[..., 2:].flatten(0, 1).tolist() if readable(boxes) else images.sizes.tolist()
@@ -74,9 +75,9 @@ def apply_in_place(operation: Operation, views: Tensor, drawn: Draws, scale: flo
     """
     changes = torch.ones(len(views), dtype=torch.bool, device="cpu")
     if operation.identity:
-        unlike = [(value != operation.identity[name]).flatten(1).any(1) for name, value in drawn.items()]
+        unlike = [(value != operation.identity[name]).view(len(views), -1).any(1) for name, value in drawn.items()]
         changes = torch.stack(unlike).any(0)
     chosen = changes.nonzero()[:, 0]
     step = max(1, _CHUNK_BYTES // (4 * max(1, views[:1].numel())))
-    for rows in torch.split(chosen, step):
+    for rows in torch.split(chosen, step) if len(chosen) else ():
         views[rows] = operation.apply(views[rows], {name: value[rows] for name, value in drawn.items()}, scale)

@@ -90,7 +90,8 @@ def _run(
     scratch = max((operation.kernel_scratch(channels, size) for _, operation in steps), default=0)
     kernels = [operation.cpu_kernel for _, operation in steps]
     layout = images.layout()
-    values = layout.values if layout.values.dtype in _DTYPES else layout.values.float()
+    values = layout.values.detach().contiguous()
+    values = values if values.dtype in _DTYPES else values.float()
     crop = boxes is not None
     box = np.empty((total, 4), np.int64) if boxes is None else np.ascontiguousarray(boxes.numpy())
     widest = int(box[:, 3].max(initial=1)) if crop else 1
@@ -98,8 +99,8 @@ def _run(
     walk = _walk(np.dtype(str(values.dtype).removeprefix("torch.")).name, tuple(kernels))
     arguments = (
         values.numpy(),
-        layout.offsets.numpy(),
-        layout.rows.numpy(),
+        layout.offsets.contiguous().numpy(),
+        layout.rows.contiguous().numpy(),
         np.array([layout.column, layout.channel, widest, taps[0], taps[1], scratch, plan.interpolation == "bicubic", crop]),
         np.float32(unit_of(layout.values.dtype)),
         box,

@@ -51,6 +51,8 @@ class Resize(Operation):
         new_short, new_long = self.size, int(self.size * long / short)
         if self.max_size is not None and new_long > self.max_size:
             new_short, new_long = int(self.max_size * new_short / new_long), self.max_size
+            hint = "a larger max_size, or none, leaves such an image at least one pixel."
+            require(new_short > 0, "Resize(max_size)", "images of at least one pixel", f"one of {height} x {width}", hint)
         return (new_short, new_long) if height <= width else (new_long, new_short)
 
     def prepare(self, image: Tensor) -> Tensor:

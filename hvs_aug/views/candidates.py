@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .._check import readable, require, require_name
+from .._check import fail, readable, require, require_name
 from ..data.batch import ImageBatch
 from ..ops import CenterCrop, Resize, batched, cpu
 from ..ops.crop import unit_of
@@ -151,6 +151,10 @@ class CandidateViews(nn.Module):
         hint = "draw them with make_params of the same slots."
         missing = sorted(self._needed.keys() - params.drawn.keys())
         require(not missing, f"{call}(params)", "what the operations of these slots drew", f"params without {missing}", hint)
+        for name, identity in self._identities.items():
+            value, shape = params.drawn[name], (*params.boxes.shape[:2], *identity.shape)
+            fits = value.shape == shape and value.dtype == identity.dtype
+            require(fits, f"{call}(params)", f"{name} as a {identity.dtype} tensor of shape {shape}", value, hint)
         scales = list(scale) if isinstance(scale, Sequence) else [scale] * len(self.slots)
         fits = len(scales) == len(self.slots) and all(value > 0 for value in scales)
         require(fits, f"{call}(scale)", "a positive fraction of the training size, or one for each slot", scale)
@@ -163,6 +167,8 @@ class CandidateViews(nn.Module):
                 "params of images of other sizes",
                 "draw them from the batch that is rendered: params = views.make_params(images).",
             )
+        if readable(params.boxes, params.sizes):
+            self._require_boxes(params)
         for slot in self.slots:
             if isinstance(slot.recipe, ViewRecipe):
                 slot.recipe.require_channels(batch.channels)
@@ -188,6 +194,17 @@ class CandidateViews(nn.Module):
         drawn: dict[str, Draws] = {name: own.draws(name) for name, _ in recipe.steps}
         views: Tensor = render(batch, own.boxes, drawn, recipe.plan(scale))
         return views
+
+    def _require_boxes(self, params: ViewParams) -> None:
+        """Fail unless the boxes of all recipes are within their images; the kernels for the CPU look at no bounds."""
+        views = [view for view, slot in enumerate(params.slots) if self._kornia(slot) is None]
+        corners, sides = params.boxes[views].split(2, -1)
+        is_valid = ((corners >= 0) & (sides >= 1) & (sides <= params.sizes - corners)).all(-1)
+        if not is_valid.all():
+            view, image = (~is_valid).nonzero()[0].tolist()
+            box, size = params.boxes[views][view, image].tolist(), params.sizes[image].tolist()
+            call = "CandidateViews.transform(params)"
+            fail(call, "boxes of at least one pixel, within their images", f"the box {box} in image {image} of {size} pixels")
 
     def _prepared_sizes(self, sizes: Tensor) -> Tensor:
         """The sizes of the images after what the recipes do before they crop."""
