@@ -280,19 +280,18 @@ def _require_end(archive: tarfile.TarFile) -> None:
 
 def _with_links(files: dict[str, Span], links: Mapping[str, str]) -> dict[str, Span]:
     """The files, with those that links lead to under the links' own names, be it by a link to a file or to its folder."""
-    found = dict(files)
-    names = sorted(files)
-    for link, target in links.items():
-        end = _end_of(_member(target), links)
+    found = {name: span for name, span in files.items() if name not in links}
+    ends = {link: _end_of(_member(target), links) for link, target in links.items()}
+    for link, end in ends.items():
         if _is_image(link):
-            missing = Span("", problem=f"a link to {target}, which the archive does not hold")
+            missing = Span("", problem=f"a link to {links[link]}, which the archive does not hold")
             found[link] = missing if end is None else files.get(end, missing)
-            continue
-        found.pop(link, None)
-        if end is None or f"{link}/".startswith(f"{end}/"):
-            continue  # a link to itself, or to a folder that it lies in
+    names = sorted(found)
+    for link, end in ends.items():
+        if _is_image(link) or end is None or f"{link}/".startswith(f"{end}/"):
+            continue  # done, or a link to itself or to a folder that it lies in
         for name in names[bisect_left(names, f"{end}/") : bisect_left(names, f"{end}0")]:  # "0" follows "/"
-            found[link + name[len(end) :]] = files[name]
+            found[link + name[len(end) :]] = found[name]
         if len(found) > 16 * len(files) + 1000:
             raise ValueError("links to folders that repeat its files more than 16 times")
     return found
