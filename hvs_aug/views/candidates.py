@@ -172,6 +172,7 @@ class CandidateViews(nn.Module):
         for slot in self.slots:
             if isinstance(slot.recipe, ViewRecipe):
                 slot.recipe.require_channels(batch.channels)
+        batch.require_unit_range(f"{call}(images)")
         on_cpu = batch.device.type == "cpu" and readable(batch.pixels) and self.renderer != "definition" and cpu.is_available()
         if self.renderer == "cpu":
             require(batch.device.type == "cpu", f"{call}(images)", "images on the CPU for renderer='cpu'", f"on {batch.device}")

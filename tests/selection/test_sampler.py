@@ -21,6 +21,7 @@ from hvs_aug.selection import policies
 from hvs_aug.selection.losses import CallableLoss, NegativeCosineLoss, NTXentLoss, PairLoss
 from hvs_aug.selection.sampler import HardPairSampler
 from hvs_aug.selection.scoring import Scoring
+from hvs_aug.views import draw
 from hvs_aug.views.candidates import CandidateViews
 from hvs_aug.views.recipe import ViewSlot
 
@@ -371,14 +372,15 @@ def test_a_saved_sampler_continues_as_the_unbroken_one() -> None:
         sampler.load_state_dict({"step": 1})
 
 
-def test_the_default_generator_differs_between_ranks_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    def first(rank: int) -> Tensor:
+def test_the_default_generator_differs_between_ranks_and_samplers_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first(rank: int, number: int) -> Tensor:
         monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setattr(draw, "_numbers", itertools.count(number))  # of the modules that were made before, as in a new process
         torch.manual_seed(7)
         return sampler_of(generator=None)(images()).params.boxes
 
-    assert torch.equal(first(0), first(0))
-    assert not torch.equal(first(0), first(1))
+    assert torch.equal(first(0, 5), first(0, 5))
+    assert not torch.equal(first(0, 5), first(1, 5)) and not torch.equal(first(0, 5), first(0, 6))
 
 
 def test_image_batches_of_different_sizes() -> None:
