@@ -74,7 +74,8 @@ def apply_in_place(operation: Operation, views: Tensor, drawn: Draws, scale: flo
     """
     changes = torch.ones(len(views), dtype=torch.bool, device="cpu")
     if operation.identity:
-        unlike = [(value != operation.identity[name]).flatten(1).any(1) for name, value in drawn.items()]
+        identity = operation.identity
+        unlike = [(drawn[name] != same).reshape(len(views), same.numel()).any(1) for name, same in identity.items()]
         changes = torch.stack(unlike).any(0)
     chosen = changes.nonzero()[:, 0]
     step = max(1, _CHUNK_BYTES // (4 * max(1, views[:1].numel())))
