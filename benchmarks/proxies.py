@@ -9,8 +9,7 @@ size, by torch.utils.flop_counter. No time is measured, so the machine need not 
 
 Contestants: a smaller render; one whose blur is not made smaller with it; a window of half the side out of the middle of each view,
 at full resolution; tiles from all over the view, joined to an image of half the side; an early exit after the second of four
-stages; a cascade, which screens all pairs at a quarter of the side and scores the leading two again at half; the crops' overlap;
-and the prediction from recorded parameters, among as many candidates as the others have and among more.
+stages; a cascade, which screens all pairs at a quarter of the side and scores the leading two again at half; the crops' overlap.
 """
 
 from __future__ import annotations
@@ -25,16 +24,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import arguments, table, write
 from benchmarks.forward_overhead import SMALL, build, images_of, shown
-from hvs_aug.analysis.overhead import FULL, OPTIONS, Chooser, Factory, Workload, hardness, ours
+from hvs_aug.analysis.overhead import FULL, Chooser, Factory, Workload, hardness, ours
 from hvs_aug.selection.losses import NegativeCosineLoss
 from hvs_aug.selection.policies import min_iou
 from hvs_aug.selection.sampler import HardPairSampler, HardViews
+from hvs_aug.selection.scoring import Scoring
 from hvs_aug.selection.search import exact, selection_loss
 from hvs_aug.views.candidates import CandidateViews
 from hvs_aug.views.params import ViewParams
-
-POOLS = (2, 8, 32)
-PREDICTED = OPTIONS["predicted among many"]
 
 
 class Proxy:
@@ -55,7 +52,7 @@ def changed(change: Callable[[ViewParams], ViewParams], scale: float) -> Factory
     """Score at a fraction of the side what is drawn otherwise."""
 
     def make(trainee: Any, views: CandidateViews) -> Chooser:
-        sampler = trainee.sampler(views, score_scale=scale)
+        sampler = trainee.sampler(views, scoring=Scoring(scale=scale))
         return Proxy(views, lambda batch, params: sampler.score(batch, params=change(params)).table)
 
     return make
@@ -103,7 +100,7 @@ def early_exit(trainee: Any) -> Callable[[Tensor], Any]:
 
 def cascade(trainee: Any, views: CandidateViews) -> Chooser:
     """All pairs at a quarter of the side; the leading two of each image, which hold three or four of four views, again at half."""
-    quarter, half = (trainee.sampler(views, score_scale=scale) for scale in (0.25, 0.5))
+    quarter, half = (trainee.sampler(views, scoring=Scoring(scale=scale)) for scale in (0.25, 0.5))
 
     def scored(batch: Any, params: ViewParams) -> Tensor:
         first = quarter.score(batch, params=params).table
@@ -123,22 +120,21 @@ def cascade(trainee: Any, views: CandidateViews) -> Chooser:
 
 CONTESTANTS: dict[str, Factory] = {
     FULL: ours(),
-    "two thirds": ours(score_scale=2 / 3),
-    "half": ours(score_scale=0.5),
-    "0.4": ours(score_scale=0.4),
-    "quarter": ours(score_scale=0.25),
+    "two thirds": ours(scoring=Scoring(scale=2 / 3)),
+    "half": ours(scoring=Scoring(scale=0.5)),
+    "0.4": ours(scoring=Scoring(scale=0.4)),
+    "quarter": ours(scoring=Scoring(scale=0.25)),
     "half, blur in full": changed(sharper, 0.5),
     "window of half the side": changed(middle, 0.5),
     "tiles of half the side": seen_by(lambda trainee: lambda pixels: trainee.score(tiled(pixels))),
     "early exit": seen_by(early_exit),
     "cascade": cascade,
     "smallest overlap": ours(policy=min_iou()),
-    **{f"predicted among {2 * pool}": ours(**{**PREDICTED, "predict": pool}) for pool in POOLS},
 }
 
 
 def share_of_arithmetic(workload: Workload, factory: Factory) -> float:
-    """The operations of one choice over those of the choice at full size; a prediction has one scored step in a few."""
+    """The operations of one choice over those of the choice at full size."""
     trainee = workload.build()
     views = trainee.views(workload.size, workload.candidates)
     batch = next(workload.batches(workload.train))
@@ -148,7 +144,7 @@ def share_of_arithmetic(workload: Workload, factory: Factory) -> float:
         chooser = made(trainee, views)
         with FlopCounterMode(display=False) as counter:
             chooser(batch, params=params)
-        counts.append(counter.get_total_flops() / (chooser.every if isinstance(chooser, HardPairSampler) else 1))
+        counts.append(counter.get_total_flops())
     return counts[0] / counts[1]
 
 
@@ -181,14 +177,13 @@ def main(words: Sequence[str] | None = None) -> None:
         own = [row for row in rows if row["method"] == method]
         print(name, table(own, ["setting", "arithmetic", "captured", "agreement"]), sep="\n", flush=True)
         summary = {
-            f"{row['method']}_{row['setting'].replace(' ', '_')}": row["captured"] for row in rows if "predicted" in row["setting"]
+            f"{row['method']}_{row['setting'].replace(' ', '_')}": row["captured"] for row in rows if row["setting"] == "half"
         }
         settings = {
             "size": size,
             "batch": batch,
             "points": list(points),
             "judged": options.judged,
-            "predicted": PREDICTED,
             "data": "packaged photographs" if options.data is None else str(options.data),
         }
         write("proxies", settings, rows, summary, options.out)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .._check import require
 from ..selection.losses import DINOLoss, IBOTLoss
-from ..selection.reuse import ReusedTeacher
+from ..selection.reuse import ReusedTeacher, reuse
 from ..selection.sampler import HardPairSampler, HardViews
 from ..views.candidates import CandidateViews
 from ..views.recipe import ViewSlot
@@ -98,8 +98,7 @@ class DINO(Method):
         # Where the teacher has scored the winners as they are trained on, its outputs are known. The BatchNorm of a
         # ResNet has seen another batch then.
         alone = not any(isinstance(module, nn.BatchNorm2d) for module in self.teacher.modules())
-        whole = sampler.score_scale == 1 and sampler.token_keep is None
-        self._reused = sampler.reuse(self.teacher) if whole and alone else None
+        self._reused = reuse(sampler, self.teacher) if sampler.scoring.scale == 1 and alone else None
         return sampler
 
     def taught(self, view: Tensor) -> Any:

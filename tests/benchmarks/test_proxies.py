@@ -6,6 +6,7 @@ import torch
 
 from benchmarks import proxies
 from hvs_aug.pretraining.build import build_method
+from hvs_aug.selection.scoring import Scoring
 
 
 def images() -> torch.Tensor:
@@ -42,7 +43,9 @@ def test_a_cascade_chooses_one_of_the_leading_pairs_by_their_second_score() -> N
     trainee = build_method("simsiam", 32, encoder="resnet8")
     views = trainee.views(32, 4)
     params = views.make_params(images(), torch.Generator().manual_seed(1))
-    quarter, half = (trainee.sampler(views, score_scale=scale).score(images(), params=params).table for scale in (0.25, 0.5))
+    quarter, half = (
+        trainee.sampler(views, scoring=Scoring(scale=scale)).score(images(), params=params).table for scale in (0.25, 0.5)
+    )
     chosen = proxies.cascade(trainee, views)(images(), params=params).indices
     pairs = [(u, v) for u in range(4) for v in range(u + 1, 4)]
     for image in range(3):

@@ -207,7 +207,7 @@ def test_the_teacher_of_dino_runs_once_where_it_has_scored_the_winners() -> None
     served = method.loss(hard)
     assert method._reused is not None and (method._reused.served, method._reused.passed) == (2, 0)
     method.center.zero_()
-    method.sampler(views, score_scale=0.5)
+    method.sampler(views, scoring="cheap")
     assert method._reused is None
     assert method.loss(hard).item() == pytest.approx(served.item(), abs=1e-6)
 

@@ -12,11 +12,12 @@ import torchvision.transforms.v2.functional as tvf
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks import published
 from hvs_aug.data.batch import ImageBatch
 from hvs_aug.views.params import ViewParams
 from hvs_aug.views.recipe import ViewRecipe, ViewSlot
 
-from . import losses, policies, published, search, views
+from . import losses, policies, search, views
 
 RECIPE = ViewRecipe(size=8, blur_kernel=5)
 
