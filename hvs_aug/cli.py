@@ -100,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     explain = _command(commands, "explain", _explain, "print the recipe that is read from a transform of yours")
     explain.add_argument("target", metavar="module:object", help="where the transform is, e.g. main_dino:transform")
     explain.add_argument("--preset", metavar="NAME", help="compare with this one (default: the closest)")
+    explain.add_argument(
+        "--register", type=Path, metavar="FILE", help="run this first: it registers converters for transforms of yours"
+    )
     return parser
 
 
@@ -208,7 +211,7 @@ def _benchmark(arguments: argparse.Namespace) -> None:
 def _explain(arguments: argparse.Namespace) -> None:
     from .dropin.explain import explain
 
-    print(explain(arguments.target, arguments.preset))
+    print(explain(arguments.target, arguments.preset, arguments.register))
 
 
 def _require_positive(arguments: argparse.Namespace, *names: str) -> None:

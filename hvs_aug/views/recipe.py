@@ -174,13 +174,16 @@ class ViewRecipe:
         """The first operation of a class, also inside a group; ``None`` where there is none."""
         return next((found for operation in self.operations for found in _walk(operation) if type(found) is kind), None)
 
-    def torchvision_lines(self) -> list[str]:
-        """The recipe as the lines that a user of torchvision.transforms.v2 would write in a Compose."""
+    def torchvision_operations(self) -> list[tuple[Operation, str]]:
+        """The operations, the crop with its size, each with the line that a user of torchvision.transforms.v2 would write."""
         operations = [replace(op, size=self.size) if isinstance(op, RandomResizedCrop) else op for op in self.operations]
-        lines = [operation.torchvision_name() for operation in operations]
-        place = next((index for index, op in enumerate(operations) if type(op).__name__ == "Normalize"), len(lines))
-        to_float = ["v2.ToImage()", "v2.ToDtype(torch.float32, scale=True)"]
-        return lines[:place] + to_float + lines[place:]
+        return [(operation, operation.torchvision_name()) for operation in operations]
+
+    def torchvision_lines(self) -> list[str]:
+        """The recipe as the lines that a user of torchvision.transforms.v2 would write in a Compose; floats after the crop."""
+        lines = [line for _, line in self.torchvision_operations()]
+        place = self.operations.index(self.crop) + 1
+        return [*lines[:place], "v2.ToImage()", "v2.ToDtype(torch.float32, scale=True)", *lines[place:]]
 
     def __repr__(self) -> str:
         return f"ViewRecipe({self.size}, {list(self.operations)})"
