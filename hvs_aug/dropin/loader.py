@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .._check import HVSError, describe, fail, require
 from ..data.batch import ImageBatch
+from ..selection.reached import find_modules
 from ..selection.sampler import HardPairSampler, HardViews
-from ..selection.scoring import find_modules
 
 __all__ = ["HardViewLoader", "ViewIndexError", "ViewList"]
 

@@ -33,11 +33,13 @@ def render(images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: 
     device = images.device
     offsets, rows = (value.to(device, non_blocking=True).repeat(views) for value in (layout.offsets, layout.rows))
     # uint16 cannot be indexed by torch; half precision and float64 are read as float32.
-    values = layout.values if layout.values.dtype in (torch.uint8, torch.uint16) else layout.values.float()
+    values = layout.values.detach()
+    values = values if values.dtype in (torch.uint8, torch.uint16) else values.float()
     unit_values = values.float() * (1 / 65535) if values.dtype == torch.uint16 else values
-    known = readable(boxes)
-    sides = boxes[..., 2:].flatten(0, 1) if known else images.sizes
-    tallest, widest = sides.amax(0).tolist() if len(sides) else (1, 1)
+    # Boxes that are on a device are not looked at; no box is larger than its image, and no image than its plane.
+    planes = images.sizes.tolist() if images.offsets is not None else [images.pixels.shape[-2:]]
+    sides = boxes[..., 2:].flatten(0, 1).tolist() if readable(boxes) else planes
+    tallest, widest = (max(lengths) for lengths in zip(*sides, strict=True)) if sides else (1, 1)
     taps = most_taps(tallest, plan.size[0], plan.interpolation), most_taps(widest, plan.size[1], plan.interpolation)
     mirrored = plan.mirrored(flat, views * count, device)
     flat_boxes = boxes.flatten(0, 1)
@@ -74,7 +76,7 @@ def apply_in_place(operation: Operation, views: Tensor, drawn: Draws, scale: flo
     """
     changes = torch.ones(len(views), dtype=torch.bool, device="cpu")
     if operation.identity:
-        unlike = [(value != operation.identity[name]).flatten(1).any(1) for name, value in drawn.items()]
+        unlike = [(value != operation.identity[name]).view(len(views), -1).any(1) for name, value in drawn.items()]
         changes = torch.stack(unlike).any(0)
     chosen = changes.nonzero()[:, 0]
     for part in chunks(len(chosen), views):

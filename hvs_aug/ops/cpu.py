@@ -43,6 +43,8 @@ def render(images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: 
     channels, (height, width) = images.channels, plan.size
     # NumPy asks the system for large pages, where torch does not: a fresh result then costs less than half to touch.
     out = torch.from_numpy(np.empty((views * count, channels, height, width), np.float32))
+    if len(out) == 0:
+        return out.view(views, count, channels, height, width)
     flat = {name: {key: value.flatten(0, 1) for key, value in draws.items()} for name, draws in drawn.items()}
     first, *later = _stages(plan.steps)
     _run(images, boxes.flatten(0, 1), plan, flat, [step for step in first if step], out)
@@ -88,16 +90,17 @@ def _run(
     scratch = max((operation.kernel_scratch(channels, size) for _, operation in steps), default=0)
     kernels = [operation.cpu_kernel for _, operation in steps]
     layout = images.layout()
-    values = layout.values if layout.values.dtype in _DTYPES else layout.values.float()
+    values = layout.values.detach().contiguous()
+    values = values if values.dtype in _DTYPES else values.float()
     crop = boxes is not None
-    box = boxes.numpy() if boxes is not None else np.empty((total, 4), np.int64)
+    box = np.empty((total, 4), np.int64) if boxes is None else np.ascontiguousarray(boxes.numpy())
     widest = int(box[:, 3].max(initial=1)) if crop else 1
     taps = _most(box, 2, height, plan) if crop else 1, _most(box, 3, width, plan) if crop else 1
     walk = _walk(np.dtype(str(values.dtype).removeprefix("torch.")).name, tuple(kernels))
     arguments = (
         values.numpy(),
-        layout.offsets.numpy(),
-        layout.rows.numpy(),
+        layout.offsets.contiguous().numpy(),
+        layout.rows.contiguous().numpy(),
         np.array([layout.column, layout.channel, widest, taps[0], taps[1], scratch, plan.interpolation == "bicubic", crop]),
         np.float32(unit_of(layout.values.dtype)),
         box,

@@ -186,13 +186,18 @@ def crop_resize(
         pixel = torch.minimum(first + tap, width[:, None] - 1) * column
         read = values[start[..., None] + pixel[:, None, None]].to(torch.float32)
         lines = lines + weights[:, None, None, :, tap] * read
-    lines = (lines * unit_of(values.dtype)).clamp(0, 1)
+    lines = _within(lines * unit_of(values.dtype), interpolation)
     first, weights = line_taps(height, size[0], interpolation, taps[0])
     views = torch.zeros(len(boxes), channels, *size, dtype=torch.float32, device=device)
     for tap in range(taps[0]):
         pixel = torch.minimum(first + tap, height[:, None] - 1)[:, None, :, None].expand(-1, channels, -1, size[1])
         views = views + weights[:, None, :, tap, None] * lines.gather(2, pixel)
-    return views.clamp(0, 1)
+    return _within(views, interpolation)
+
+
+def _within(values: Tensor, interpolation: str) -> Tensor:
+    """Clamp to [0, 1] what can overshoot it."""
+    return values.clamp(0, 1) if interpolation == "bicubic" else values
 
 
 # ---- the kernel for the CPU ----

@@ -24,8 +24,8 @@ _TRIES = 10  # torchvision RandomErasing.make_params tries ten boxes before it e
 def erase(view: Any, channels: Any, height: Any, width: Any, drawn: Any, fields: Any, scratch: Any) -> None:
     """Fill a box of each channel with its value."""
     scale = fields[0]
-    top, left = round(drawn[0] * scale), round(drawn[1] * scale)
-    bottom, right = round((drawn[0] + drawn[2]) * scale), round((drawn[1] + drawn[3]) * scale)
+    top, left = max(round(drawn[0] * scale), 0), max(round(drawn[1] * scale), 0)
+    bottom, right = min(round((drawn[0] + drawn[2]) * scale), height), min(round((drawn[1] + drawn[3]) * scale), width)
     planes = carray(view, (channels, height, width))
     for channel in range(channels):
         value = fields[1 + channel]

@@ -21,6 +21,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 """The columns of ``factors``; torchvision's ``ColorJitter`` numbers them alike."""
 
 _ORDERS = torch.tensor(list(itertools.permutations(range(4))), dtype=torch.int64, device="cpu")
+_SUMMED = 1024
 _ZERO, _ONE, _TWO, _THREE, _SIX = (np.float32(number) for number in (0, 1, 2, 3, 6))
 
 
@@ -70,15 +71,19 @@ def _blend(values: Any, factor: Any, other: Any) -> None:
 
 @inlined
 def _mean_gray(values: Any, channels: Any, area: Any) -> Any:
-    total = _ZERO
-    if channels == 3:
-        red, green, blue = values[:area], values[area : 2 * area], values[2 * area : 3 * area]
-        for i in range(area):
-            total += gray_of(red[i], green[i], blue[i])
-    else:
-        for i in range(area):
-            total += values[i]
-    return total / np.float32(area)
+    total = 0.0
+    for start in range(0, area, _SUMMED):  # float32 loses digits where it sums more values than these
+        stop = min(start + _SUMMED, area)
+        part = _ZERO
+        if channels == 3:
+            red, green, blue = values[:area], values[area : 2 * area], values[2 * area : 3 * area]
+            for i in range(start, stop):
+                part += gray_of(red[i], green[i], blue[i])
+        else:
+            for i in range(start, stop):
+                part += values[i]
+        total += part
+    return np.float32(total / area)
 
 
 @inlined
@@ -253,7 +258,7 @@ class ColorJitter(Operation):
             column = order[:, step]
             factor = per_image(factors.gather(1, column[:, None]))
             column = per_image(column)
-            gray = luminance(images) if images.shape[-3] in (1, 3) else images  # of other channels, only brightness is drawn
+            gray = luminance(images) if images.shape[-3] in (1, 3) else images  # of other channels only the brightness changes
             mean = gray.mean(dim=(-3, -2, -1), keepdim=True)
             other = torch.where(column == CONTRAST, mean, gray) * (column != BRIGHTNESS)
             changed = (factor * images + (1 - factor) * other).clamp(0, 1)

@@ -8,15 +8,13 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+numba: Any
 try:
     import numba
-    from numba import carray
 except ImportError:  # The torch definitions render instead; hvs_aug.ops.cpu says so once.
     numba = None
 
-    def carray(pointer: Any, shape: Any) -> Any:
-        """Stand in for numba's function of this name, in functions that are then never run."""
-        raise NotImplementedError("numba is not installed")
+carray: Any = getattr(numba, "carray", None)
 
 
 __all__ = [
@@ -34,8 +32,9 @@ __all__ = [
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Sums may be reordered and fused, which vector units need; NaN and infinity keep their meaning.
-_FAST = {"contract", "nsz", "arcp"}
+# Sums may be reordered and fused, which vector units need; NaN and infinity keep their meaning. Quotients are exact: a crop that
+# keeps its size has weights of 1 and 0.
+_FAST = {"contract", "nsz"}
 _REORDERED = _FAST | {"reassoc"}
 
 
@@ -142,7 +141,7 @@ class CPUKernel:
 
     def __init__(self, function: Callable[..., None]) -> None:
         self.function = function
-        functools.update_wrapper(self, function)
+        self.__module__, self.__qualname__, self.__doc__ = function.__module__, function.__qualname__, function.__doc__
 
     @functools.cached_property
     def address(self) -> int:

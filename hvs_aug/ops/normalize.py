@@ -83,7 +83,8 @@ class Normalize(Operation):
         # A stand-in for a tensor must not be kept: it belongs to the trace that it was made in.
         constants = _kept_constants if images.device.type != "cpu" and not is_traced(images) else _constants
         mean, std = constants(tuple(self.mean), tuple(self.std), images.device)
-        return (images - mean) / std
+        normalized: Tensor = (images - mean) / std
+        return normalized
 
     def require_channels(self, channels: int) -> None:
         if len(self.mean) != channels:

@@ -71,9 +71,11 @@ class RandomRotation(Operation):
         inside = sampled[:, -1:]
         assert isinstance(self.fill, tuple)
         fill = torch.tensor(self.fill, dtype=images.dtype, device="cpu").to(images.device, non_blocking=True).view(-1, 1, 1)
-        rotated = sampled[:, :-1] * (inside >= 0.5) + fill * (inside < 0.5) if self.interpolation == "nearest" else sampled[:, :-1]
-        if self.interpolation == "bilinear":
-            rotated = rotated + (1 - inside) * fill
+        if self.interpolation == "nearest":
+            rotated = torch.where(inside < 0.5, fill, sampled[:, :-1])
+        else:
+            # What is sampled fades to 0 at the edges; torchvision blends that with the fill, and so fades twice.
+            rotated = (sampled[:, :-1] - fill) * inside + fill
         return torch.where(per_image(drawn["degrees"] == 0), images, rotated)
 
     def require_channels(self, channels: int) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .._check import is_traced, readable, require, require_name
+from .._check import fail, is_traced, readable, require, require_name
 from ..data.batch import ImageBatch
 from ..ops import CenterCrop, Resize, batched, cpu, gpu
 from ..ops.crop import unit_of
@@ -62,8 +62,8 @@ class CandidateViews(nn.Module):
     def __init__(self, slots: ViewSlot | Sequence[ViewSlot], *, renderer: Renderer = "auto", chunk: int | None = None) -> None:
         super().__init__()
         call = "CandidateViews(slots)"
-        is_sequence = isinstance(slots, (list, tuple))
-        self.slots: tuple[ViewSlot, ...] = tuple(slots) if is_sequence else (cast(ViewSlot, slots),)
+        given: Any = slots if isinstance(slots, (list, tuple)) else [slots]
+        self.slots: tuple[ViewSlot, ...] = tuple(given)
         require(len(self.slots) > 0, call, "at least one ViewSlot", "none")
         for slot in self.slots:
             require(isinstance(slot, ViewSlot), call, "ViewSlots", slot, "hvs_aug.convert makes them of a transform.")
@@ -85,9 +85,9 @@ class CandidateViews(nn.Module):
         self.renderer = renderer
         self.chunk = None if chunk is None else require_count(chunk, "CandidateViews(chunk)")
         self._has_warned = False
-        self._identities = identities(self.slots)
-        if pipelines:
-            self._identities.setdefault("RandomHorizontalFlip.applied", torch.tensor(False, device="cpu"))
+        self._needed = identities(self.slots)
+        flips = {"RandomHorizontalFlip.applied": torch.tensor(False, device="cpu")} if pipelines else {}
+        self._identities = flips | self._needed
         self._own = OwnGenerator()
 
     @classmethod
@@ -159,8 +159,12 @@ class CandidateViews(nn.Module):
         known = all(0 <= slot < len(self.slots) for slot in params.slots) and list(params.slots) == sorted(params.slots)
         require(known, f"{call}(params)", f"views in the order of {len(self.slots)} slots", f"slots {params.slots}")
         hint = "draw them with make_params of the same slots."
-        missing = sorted(self._identities.keys() - params.drawn.keys())
+        missing = sorted(self._needed.keys() - params.drawn.keys())
         require(not missing, f"{call}(params)", "what the operations of these slots drew", f"params without {missing}", hint)
+        for name, identity in self._identities.items():
+            value, shape = params.drawn[name], (*params.boxes.shape[:2], *identity.shape)
+            fits = value.shape == shape and value.dtype == identity.dtype
+            require(fits, f"{call}(params)", f"{name} as a {identity.dtype} tensor of shape {shape}", value, hint)
         scales = list(scale) if isinstance(scale, Sequence) else [scale] * len(self.slots)
         fits = len(scales) == len(self.slots) and all(value > 0 for value in scales)
         require(fits, f"{call}(scale)", "a positive fraction of the training size, or one for each slot", scale)
@@ -173,13 +177,12 @@ class CandidateViews(nn.Module):
                 "params of images of other sizes",
                 "draw them from the batch that is rendered: params = views.make_params(images).",
             )
+        if readable(params.boxes, params.sizes):
+            self._require_boxes(params)
         for slot in self.slots:
             if isinstance(slot.recipe, ViewRecipe):
                 slot.recipe.require_channels(batch.channels)
-        if readable(params.boxes, sizes):
-            ends = params.boxes[..., :2] + params.boxes[..., 2:]
-            is_within = (params.boxes[..., :2] >= 0) & (params.boxes[..., 2:] >= 1) & (ends <= sizes)
-            require(bool(is_within.all()), f"{call}(params)", "boxes within their images", "a box that leaves its image")
+        batch.require_unit_range(f"{call}(images)")
         render = self._renderer_of(batch)
         moved = params.to("cpu") if render is cpu.render else params.to(batch.device, non_blocking=True)
         with torch.autocast(batch.device.type, enabled=False):  # the views are the same in a caller's mixed precision
@@ -231,6 +234,17 @@ class CandidateViews(nn.Module):
             )
             warnings.warn(message, stacklevel=4)
         return _in_chunks(render, batch, own.boxes, drawn, plan, chunk)
+
+    def _require_boxes(self, params: ViewParams) -> None:
+        """Fail unless the boxes of all recipes are within their images; the kernels for the CPU look at no bounds."""
+        views = [view for view, slot in enumerate(params.slots) if self._kornia(slot) is None]
+        corners, sides = torch.split(params.boxes[views], 2, -1)
+        is_valid = ((corners >= 0) & (sides >= 1) & (sides <= params.sizes - corners)).all(-1)
+        if not is_valid.all():
+            view, image = (~is_valid).nonzero()[0].tolist()
+            box, size = params.boxes[views][view, image].tolist(), params.sizes[image].tolist()
+            call = "CandidateViews.transform(params)"
+            fail(call, "boxes of at least one pixel, within their images", f"the box {box} in image {image} of {size} pixels")
 
     def _prepared_sizes(self, sizes: Tensor) -> Tensor:
         """The sizes of the images after what the recipes do before they crop."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
-from .._check import fail, require, require_name
+from .._check import describe, fail, require, require_name
 from ..ops import CenterCrop, Operation, RandomHorizontalFlip, RandomResizedCrop, RandomVerticalFlip, Resize
 from ..ops.crop import view_size
 from ..ops.group import Group
@@ -47,10 +47,12 @@ class ViewRecipe:
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", view_size(self.size, "ViewRecipe(size)"))
         given = self.operations
-        require(isinstance(given, (list, tuple)), "ViewRecipe(operations)", "a list of operations", given)
+        require(isinstance(given, (list, tuple)), "ViewRecipe(operations)", "a list of operations", describe(given))
         for operation in given:
             hint = "operations are in hvs_aug.ops; hvs_aug.convert reads those of torchvision."
-            require(isinstance(operation, Operation), "ViewRecipe(operations)", "operations of hvs_aug.ops", operation, hint)
+            require(
+                isinstance(operation, Operation), "ViewRecipe(operations)", "operations of hvs_aug.ops", describe(operation), hint
+            )
         operations = [self._sized(operation) for operation in given or (RandomResizedCrop(),)]
         object.__setattr__(self, "operations", tuple(operations))
         crops = [place for place, operation in enumerate(operations) if isinstance(operation, RandomResizedCrop)]
@@ -142,8 +144,8 @@ class ViewRecipe:
 
         def changed(operation: Operation) -> Operation:
             if isinstance(operation, Group) and not issubclass(kind, type(operation)):
-                return replace(operation, transforms=[changed(member) for member in operation.members])
-            return replace(operation, **changes) if type(operation) is kind else operation
+                return _with(operation, transforms=[changed(member) for member in operation.members])
+            return _with(operation, **changes) if type(operation) is kind else operation
 
         self._require_one_of(kind, call)
         return replace(self, operations=tuple(map(changed, self.operations)))
@@ -161,7 +163,7 @@ class ViewRecipe:
             for operation in operations:
                 if isinstance(operation, Group) and type(operation) is not kind:
                     members = kept(operation.members)
-                    left += [replace(operation, transforms=members)] if members else []
+                    left += [_with(operation, transforms=members)] if members else []
                 elif type(operation) is not kind:
                     left.append(operation)
             return left
@@ -172,13 +174,16 @@ class ViewRecipe:
         """The first operation of a class, also inside a group; ``None`` where there is none."""
         return next((found for operation in self.operations for found in _walk(operation) if type(found) is kind), None)
 
-    def torchvision_lines(self) -> list[str]:
-        """The recipe as the lines that a user of torchvision.transforms.v2 would write in a Compose."""
+    def torchvision_operations(self) -> list[tuple[Operation, str]]:
+        """The operations, the crop with its size, each with the line that a user of torchvision.transforms.v2 would write."""
         operations = [replace(op, size=self.size) if isinstance(op, RandomResizedCrop) else op for op in self.operations]
-        lines = [operation.torchvision_name() for operation in operations]
-        place = next((index for index, op in enumerate(operations) if type(op).__name__ == "Normalize"), len(lines))
-        to_float = ["v2.ToImage()", "v2.ToDtype(torch.float32, scale=True)"]
-        return lines[:place] + to_float + lines[place:]
+        return [(operation, operation.torchvision_name()) for operation in operations]
+
+    def torchvision_lines(self) -> list[str]:
+        """The recipe as the lines that a user of torchvision.transforms.v2 would write in a Compose; floats after the crop."""
+        lines = [line for _, line in self.torchvision_operations()]
+        place = self.operations.index(self.crop) + 1
+        return [*lines[:place], "v2.ToImage()", "v2.ToDtype(torch.float32, scale=True)", *lines[place:]]
 
     def __repr__(self) -> str:
         return f"ViewRecipe({self.size}, {list(self.operations)})"
@@ -186,6 +191,12 @@ class ViewRecipe:
     def _require_one_of(self, kind: type[Operation], call: str) -> None:
         found = sorted({type(found).__name__ for operation in self.operations for found in _walk(operation)})
         require(self.find(kind) is not None, call, f"an operation of the recipe: {', '.join(found)}", kind.__name__)
+
+
+def _with(operation: Any, **changes: Any) -> Operation:
+    """``dataclasses.replace`` of an operation, which is a dataclass wherever it can be made."""
+    changed: Operation = replace(operation, **changes)
+    return changed
 
 
 def _leaves(operation: Operation) -> Iterator[Operation]:

@@ -13,13 +13,14 @@ from hvs_aug._check import HVSError
 from hvs_aug.data.batch import ImageBatch
 from hvs_aug.data.collate import collate_images
 from hvs_aug.dropin.loader import HardViewLoader, ViewIndexError, ViewList
+from hvs_aug.ops import RandomHorizontalFlip, RandomResizedCrop
 from hvs_aug.selection.losses import NTXentLoss
 from hvs_aug.selection.sampler import HardPairSampler, HardViews
 from hvs_aug.views.recipe import ViewRecipe, ViewSlot
 
 from .photographs import photographs
 
-SLOT = ViewSlot(ViewRecipe(size=16, flip_prob=0.5), candidates=4, select=2)
+SLOT = ViewSlot(ViewRecipe(16, [RandomResizedCrop(), RandomHorizontalFlip()]), candidates=4, select=2)
 
 
 class Photographs(Dataset[Any]):

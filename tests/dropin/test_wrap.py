@@ -21,8 +21,8 @@ from hvs_aug._check import HVSError
 from hvs_aug.dropin import wrap as module
 from hvs_aug.dropin.loader import HardViewLoader
 from hvs_aug.dropin.wrap import wrap
-from hvs_aug.selection.cheap import CHEAP
 from hvs_aug.selection.losses import NTXentLoss
+from hvs_aug.selection.scoring import CHEAP, Scoring
 from hvs_aug.views.convert import convert
 
 from .photographs import photographs, save_photographs
@@ -115,7 +115,7 @@ def test_with_the_cheap_preset_the_model_scores_at_half_the_side(folder: Path, m
     model.register_forward_pre_hook(lambda module, arguments: sizes.append(arguments[0].shape[-1]))
     batches = 0
     for _ in range(2):
-        for views, _labels in wrapped(loader := DataLoader(ImageFolder(folder, MULTI_CROP), batch_size=2), model, **CHEAP):
+        for views, _labels in wrapped(loader := DataLoader(ImageFolder(folder, MULTI_CROP), batch_size=2), model, scoring="cheap"):
             assert [view.shape[-1] for view in views] == [16, 16, 8, 8, 8]
             batches += 1
     assert 2 < batches <= 16 and len(loader) == batches // 2
@@ -391,6 +391,26 @@ def test_a_dataset_whose_images_are_normalised_already(model: Model) -> None:
 
 
 def test_the_slots_are_those_of_the_transform(folder: Path, model: Model) -> None:
-    hard = wrapped(DataLoader(ImageFolder(folder, MULTI_CROP), batch_size=4), model, candidates=3, score_scale=0.5)
+    hard = wrapped(DataLoader(ImageFolder(folder, MULTI_CROP), batch_size=4), model, candidates=3, scoring=Scoring(scale=0.5))
     assert isinstance(hard, HardViewLoader)
-    assert list(hard.hard_pairs.slots) == convert(MULTI_CROP, 3) and hard.hard_pairs.score_scale == 0.5
+    assert list(hard.hard_pairs.slots) == convert(MULTI_CROP, 3) and hard.hard_pairs.scoring.scale == 0.5
+
+
+def test_options_are_checked_before_any_work(model: Model) -> None:
+    loader = DataLoader([1, 2, 3])  # which is refused, too, but later
+    with pytest.raises(
+        HVSError, match=r"wrap\(\*\*options\): expected one of .*, got 'candidate'.\n  hint: did you mean 'candidates'"
+    ):
+        wrapped(loader, model, candidate=8)
+    with pytest.raises(HVSError, match=r"wrap\(\*\*options\).*got 'polcy'.\n  hint: did you mean 'policy'"):
+        wrapped(loader, model, polcy="hardest", enabled=False)
+
+
+def test_options_reach_the_sampler(folder: Path, model: Model) -> None:
+    generator = torch.Generator().manual_seed(3)
+    loader = DataLoader(ImageFolder(folder, PAIR), batch_size=4)
+    sampler = wrapped(loader, model, policy="semi_hard:0.8", scoring="cheap", generator=generator).hard_pairs
+    assert repr(sampler.policy) == "semi_hard(quantile=0.8, limit=1024)" and sampler.scoring == CHEAP
+    assert sampler.generator is generator
+    with pytest.raises(HVSError, match="did you mean 'semi_hard'"):
+        wrapped(loader, model, policy="semihard:0.8")

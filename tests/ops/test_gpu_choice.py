@@ -83,16 +83,6 @@ def test_triton_is_refused_for_images_on_a_cpu(monkeypatch: pytest.MonkeyPatch) 
         views(torch.zeros(1, 3, 20, 20, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize("box", [(-1, 0, 5, 5), (0, 0, 21, 5), (0, 3, 5, 18), (0, 0, 0, 5)])
-def test_boxes_that_leave_their_image_are_refused(box: tuple[int, ...]) -> None:
-    views = CandidateViews.preset("simclr", 16)
-    images = torch.zeros(1, 3, 20, 20, dtype=torch.uint8)
-    params = views.make_params(images)
-    params.boxes[0, 0] = torch.tensor(box)
-    with pytest.raises(HVSError, match="boxes within their images"):
-        views.transform(images, params)
-
-
 class SmallMemory:
     """A renderer that fails with more than so many images, and counts how many it is given."""
 
