@@ -180,7 +180,7 @@ class ColorJitter(Operation):
             column = order[:, step]
             factor = per_image(factors.gather(1, column[:, None]))
             column = per_image(column)
-            gray = luminance(images) if images.shape[-3] in (1, 3) else images  # of other channels only the brightness changes
+            gray = luminance(images)
             mean = gray.mean(dim=(-3, -2, -1), keepdim=True)
             other = torch.where(column == CONTRAST, mean, gray) * (column != BRIGHTNESS)
             changed = (factor * images + (1 - factor) * other).clamp(0, 1)
