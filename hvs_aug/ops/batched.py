@@ -36,9 +36,11 @@ def render(images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: 
     values = layout.values.detach()
     values = values if values.dtype in (torch.uint8, torch.uint16) else values.float()
     unit_values = values.float() * (1 / 65535) if values.dtype == torch.uint16 else values
+    if views * count == 0:
+        return torch.empty(views, count, images.channels, *plan.size, dtype=torch.float32, device=device)
     known = readable(boxes)
     sides = boxes[..., 2:].flatten(0, 1) if known else images.sizes
-    tallest, widest = sides.amax(0).tolist() if len(sides) else (1, 1)
+    tallest, widest = sides.amax(0).tolist()
     taps = most_taps(tallest, plan.size[0], plan.interpolation), most_taps(widest, plan.size[1], plan.interpolation)
     mirrored = plan.mirrored(flat, views * count, device)
     flat_boxes = boxes.flatten(0, 1)

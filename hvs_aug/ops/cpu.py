@@ -43,6 +43,8 @@ def render(images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: 
     channels, (height, width) = images.channels, plan.size
     # NumPy asks the system for large pages, where torch does not: a fresh result then costs less than half to touch.
     out = torch.from_numpy(np.empty((views * count, channels, height, width), np.float32))
+    if len(out) == 0:
+        return out.view(views, count, channels, height, width)
     flat = {name: {key: value.flatten(0, 1) for key, value in draws.items()} for name, draws in drawn.items()}
     first, *later = _stages(plan.steps)
     _run(images, boxes.flatten(0, 1), plan, flat, [step for step in first if step], out)
@@ -80,7 +82,9 @@ def _run(
     total, channels, height, width = out.shape
     size = (height, width)
     columns = [[flat[name][key].reshape(total, -1).float() for key in operation.identity] for name, operation in steps]
-    drawn = torch.cat([value for parts in columns for value in parts] or [torch.empty(total, 0)], 1).numpy()
+    drawn = torch.cat(
+        [value for parts in columns for value in parts] or [torch.empty(total, 0, dtype=torch.float32, device="cpu")], 1
+    ).numpy()
     starts = np.cumsum([0] + [sum(value.shape[1] for value in parts) for parts in columns])[:-1]
     constants = [operation.kernel_fields(channels, size, plan.scale) for _, operation in steps]
     fields = np.array([number for numbers in constants for number in numbers] or [0], np.float32)
