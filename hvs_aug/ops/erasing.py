@@ -91,7 +91,8 @@ class RandomErasing(Operation):
     def require_channels(self, channels: int) -> None:
         assert isinstance(self.value, tuple)
         if len(self.value) not in (1, channels):
-            fail("RandomErasing(value)", f"one number, or one for each of {channels} channels", f"{len(self.value)}")
+            hint = "recipe.replace(RandomErasing, value=...), or recipe.without(RandomErasing)."
+            fail("RandomErasing(value)", f"one number, or one for each of {channels} channels", f"{len(self.value)}", hint)
 
     def kernel_fields(self, channels: int, size: tuple[int, int], scale: float) -> list[float]:
         return [scale, *self._values(channels)]

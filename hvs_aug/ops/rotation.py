@@ -57,6 +57,8 @@ class RandomRotation(Operation):
         return {"degrees": (low + (high - low) * uniform[..., 0]).float()}
 
     def apply(self, images: Tensor, drawn: Draws, scale: float = 1.0) -> Tensor:
+        if len(images) == 0:
+            return images.clone()  # affine_grid refuses a batch of no images
         height, width = images.shape[-2:]
         angle = torch.deg2rad(drawn["degrees"])
         cosine, sine = torch.cos(angle), torch.sin(angle)
@@ -81,7 +83,8 @@ class RandomRotation(Operation):
     def require_channels(self, channels: int) -> None:
         assert isinstance(self.fill, tuple)
         if len(self.fill) not in (1, channels):
-            fail("RandomRotation(fill)", f"one number, or one for each of {channels} channels", f"{len(self.fill)}")
+            hint = "recipe.replace(RandomRotation, fill=...), or recipe.without(RandomRotation)."
+            fail("RandomRotation(fill)", f"one number, or one for each of {channels} channels", f"{len(self.fill)}", hint)
 
     def _shown(self) -> dict[str, Any]:
         shown = super()._shown()
