@@ -31,7 +31,7 @@ class Operation:
         columns: how many uniform numbers :meth:`draw` takes for a view.
         is_geometric: whether it moves pixels and is shared by candidates that are tied (``ViewSlot(tie="crop")``).
         commutes_with_flips: whether flipping before it is flipping after it, so that a flip costs nothing, as part of the crop.
-        cpu_kernel: its kernel for the CPU, or ``None``: then its definition runs.
+        cpu_kernel: its kernel for the CPU, or ``None``: then its definition runs. A class that overrides ``apply`` inherits none.
         needs_unit_range: whether its pixels must be in [0, 1], so that it cannot follow a normalisation.
         torchvision_has_p: whether torchvision's class of this name takes ``p``; else it stands in a ``RandomApply``.
 
@@ -59,6 +59,12 @@ class Operation:
     torchvision_has_p: ClassVar[bool] = True
     needs_unit_range: ClassVar[bool] = True
 
+    def __init_subclass__(cls) -> None:
+        """A class with a definition of its own does not inherit the kernel of another definition."""
+        super().__init_subclass__()
+        if "apply" in cls.__dict__ and "cpu_kernel" not in cls.__dict__:
+            cls.cpu_kernel = None
+
     def __post_init__(self) -> None:
         """Check the fields; one that defines its own calls this first."""
         if hasattr(self, "p"):
@@ -67,7 +73,7 @@ class Operation:
     def draw(self, uniform: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         """Turn uniform numbers into parameters, as if the operation were applied to every view.
 
-        Shape: uniform ``(V, B, columns)`` float64 in [0, 1), on the CPU; size the view's (height, width) in pixels -> for each name
+        Shape: uniform ``(V, B, columns)`` float32 in [0, 1), on the CPU; size the view's (height, width) in pixels -> for each name
             of ``identity`` a tensor ``(V, B, *shape)`` of that dtype. Without an override: ``applied``, true everywhere.
         """
         return {name: torch.ones(uniform.shape[:2], dtype=torch.bool, device="cpu") for name in self.identity}
