@@ -34,8 +34,8 @@ __all__ = [
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Sums may be reordered and fused, which vector units need; NaN and infinity keep their meaning. Quotients are exact: a crop that keeps
-# its size has weights of 1 and 0.
+# Sums may be reordered and fused, which vector units need; NaN and infinity keep their meaning. Quotients are exact, so that a crop
+# that keeps its size has weights of 1 and 0.
 _FAST = {"contract", "nsz"}
 _REORDERED = _FAST | {"reassoc"}
 
