@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._check import fail, require_name
-from .operation import Draws, Operation, per_image, require_range
+from .operation import Draws, Operation, per_image, require_range, to_numbers
 
 __all__ = ["RandomRotation"]
 
@@ -45,11 +45,9 @@ class RandomRotation(Operation):
         bounds = require_range(degrees, "RandomRotation(degrees)", -float("inf"), float("inf"))
         object.__setattr__(self, "degrees", bounds)
         require_name(self.interpolation, ("nearest", "bilinear"), "RandomRotation(interpolation)")
-        try:
-            fill = (self.fill,) if isinstance(self.fill, (int, float)) else tuple(self.fill)
-            object.__setattr__(self, "fill", tuple(float(number) for number in fill))
-        except (TypeError, ValueError):
-            fail("RandomRotation(fill)", "a number, or one for each channel", self.fill)
+        fill = (self.fill,) if isinstance(self.fill, (int, float)) else self.fill
+        fill = to_numbers(fill, "RandomRotation(fill)", "a number, or one for each channel, all finite")
+        object.__setattr__(self, "fill", fill)
 
     def draw(self, uniform: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         assert isinstance(self.degrees, tuple)
