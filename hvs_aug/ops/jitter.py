@@ -210,8 +210,9 @@ class ColorJitter(Operation):
             ("saturation", 1.0, 0.0),
             ("hue", 0.0, -0.5),
         ):
-            low, high = shown[name]
-            strength = round(high - centre, 12)
-            if strength >= 0 and abs(max(lowest, centre - strength) - low) < 1e-9:
-                shown[name] = strength
+            high = shown[name][1]
+            for strength in (round(high - centre, 12), high - centre):
+                if strength >= 0 and (max(lowest, centre - strength), centre + strength) == shown[name]:
+                    shown[name] = strength
+                    break
         return shown
