@@ -198,7 +198,7 @@ class CandidateViews(nn.Module):
     def _require_boxes(self, params: ViewParams) -> None:
         """Fail unless the boxes of all recipes are within their images; the kernels for the CPU look at no bounds."""
         views = [view for view, slot in enumerate(params.slots) if self._kornia(slot) is None]
-        corners, sides = params.boxes[views].split(2, -1)
+        corners, sides = params.boxes[views][..., :2], params.boxes[views][..., 2:]
         is_valid = ((corners >= 0) & (sides >= 1) & (sides <= params.sizes - corners)).all(-1)
         if not is_valid.all():
             view, image = (~is_valid).nonzero()[0].tolist()

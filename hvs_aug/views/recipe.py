@@ -173,12 +173,13 @@ class ViewRecipe:
         return next((found for operation in self.operations for found in _walk(operation) if type(found) is kind), None)
 
     def torchvision_lines(self) -> list[str]:
-        """The recipe as the lines that a user of torchvision.transforms.v2 would write in a Compose."""
+        """The recipe as the lines that a user of torchvision.transforms.v2 would write in a Compose.
+
+        The conversion to floating point comes first: thresholds and fills are in [0, 1], and nothing is rounded to gray levels.
+        """
         operations = [replace(op, size=self.size) if isinstance(op, RandomResizedCrop) else op for op in self.operations]
-        lines = [operation.torchvision_name() for operation in operations]
-        place = next((index for index, op in enumerate(operations) if type(op).__name__ == "Normalize"), len(lines))
         to_float = ["v2.ToImage()", "v2.ToDtype(torch.float32, scale=True)"]
-        return lines[:place] + to_float + lines[place:]
+        return to_float + [operation.torchvision_name() for operation in operations]
 
     def __repr__(self) -> str:
         return f"ViewRecipe({self.size}, {list(self.operations)})"
