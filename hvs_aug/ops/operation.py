@@ -72,10 +72,15 @@ class Operation:
     needs_unit_range: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
-        """A class with a definition of its own does not inherit the kernel of another definition."""
+        """Check what the class says; one with a definition of its own does not inherit the kernel of another definition."""
         super().__init_subclass__()
         if "apply" in cls.__dict__ and "cpu_kernel" not in cls.__dict__:
             cls.cpu_kernel = None
+        kernel, values = cls.cpu_kernel, cls.identity
+        if kernel is not None and not isinstance(kernel, CPUKernel):
+            fail(f"{cls.__name__}.cpu_kernel", "a function made with hvs_aug.ops.cpu_kernel, or None", describe(kernel))
+        if not isinstance(values, Mapping) or not all(isinstance(value, Tensor) for value in values.values()):
+            fail(f"{cls.__name__}.identity", "a tensor for each parameter, by its name", describe(values))
 
     def __post_init__(self) -> None:
         """Check the fields; one that defines its own calls this first."""
