@@ -148,7 +148,10 @@ class CandidateViews(nn.Module):
             if isinstance(slot.recipe, ViewRecipe):
                 slot.recipe.require_channels(batch.channels)
         batch.require_unit_range(f"{call}(images)")
-        on_cpu = batch.device.type == "cpu" and readable(batch.pixels) and self.renderer != "definition" and cpu.is_available()
+        on_cpu = batch.device.type == "cpu" and readable(batch.pixels) and self.renderer != "definition"
+        if on_cpu:
+            cpu.warn_if_missing()
+            on_cpu = cpu.is_available()
         if self.renderer == "cpu":
             require(batch.device.type == "cpu", f"{call}(images)", "images on the CPU for renderer='cpu'", f"on {batch.device}")
         moved = params.to("cpu") if on_cpu else params.to(batch.device, non_blocking=True)

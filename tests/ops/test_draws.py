@@ -143,7 +143,8 @@ def test_erasing(fields: dict[str, tuple[float, float]], size: tuple[int, int]) 
 
 
 COINS = [
-    ops.RandomHorizontalFlip, ops.RandomVerticalFlip, ops.RandomGrayscale, ops.RandomInvert, ops.RandomAutocontrast, ops.RandomEqualize,
+    ops.RandomHorizontalFlip, ops.RandomVerticalFlip, ops.RandomGrayscale, ops.RandomInvert, ops.RandomAutocontrast,
+    ops.RandomEqualize,
     lambda p: ops.RandomSolarize(0.3, p), lambda p: ops.RandomPosterize(3, p), lambda p: ops.RandomAdjustSharpness(2.0, p),
     lambda p: ops.GaussianBlur(3, p=p), lambda p: ops.ColorJitter(0.4, 0.4, 0.4, 0.1, p=p), lambda p: ops.RandomRotation(90, p=p),
     lambda p: ops.RandomErasing(p, (0.02, 0.1)),
