@@ -27,6 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.module import register_module_module_registration_hook, register_module_parameter_registration_hook
 from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
 
 from .._check import fail
 
@@ -148,7 +149,8 @@ class _Kept:
         self._with_buffers = buffers
         self._seen: set[nn.Module] = set()
         self._parts: list[_Part] = []
-        self._registered: list[tuple[dict[str, Any], str, bool, Any]] = []
+        self._registered: list[tuple[nn.Module, dict[str, Any], str, bool, Any]] = []
+        self._attributes: dict[nn.Module, dict[str, Any]] = {}
         self._bypassed = ExitStack()
 
     def keep(self, root: nn.Module) -> None:
@@ -168,19 +170,25 @@ class _Kept:
             for module in modules:
                 _bypass(module, self._bypassed)
         self._parts.append(_Part(modules, self._with_buffers))
+        # PyTorch's own modules make no submodules as they run, but for the lazy ones.
+        for module in _of_kind(modules, lambda kind: not kind.__module__.startswith("torch.nn.")):
+            self._attributes[module] = dict(vars(module))
 
     def registered(self, module: nn.Module, name: str, value: nn.Parameter | nn.Module | None) -> None:
         """Remember what was there before a parameter or submodule is registered: a lazily made head, say."""
         if module in self._seen:
             places: dict[str, Any] = module._modules if isinstance(value, nn.Module) else module._parameters
-            self._registered.append((places, name, name in places, places.get(name)))
+            self._registered.append((module, places, name, name in places, places.get(name)))
 
     def restore(self) -> None:
         self._bypassed.close()
-        for places, name, was_there, value in reversed(self._registered):
+        for module, places, name, was_there, value in reversed(self._registered):
             places[name] = value
             if not was_there:
                 del places[name]
+                attributes = self._attributes.get(module, {})
+                if name in attributes:  # self.head = None, until it is made
+                    vars(module)[name] = attributes[name]
         written = [part.restore() for part in self._parts]
         if any(written):
             hint = "leave its backward pass away where torch.is_grad_enabled() is False."
@@ -199,10 +207,10 @@ class _Part:
         self._training = [module.training for module in modules]
         self._scripts = [_Script(module) for module in _of_kind(modules, lambda kind: issubclass(kind, torch.jit.ScriptModule))]
         plain = [module for module in modules if not isinstance(module, torch.jit.ScriptModule)] if self._scripts else modules
-        hooks: list[dict[Any, Any]] = []
-        for module in plain:
-            hooks += (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
-        self._hooks = _Entries(hooks)
+        # Hooks have ascending numbers: of modules without any, those that are added later can be told by theirs.
+        self._next_hook = RemovableHandle.next_id
+        self._plain = plain
+        self._hooks = _Entries([entries for module in plain if _has_hooks(module) for entries in _hooks(module)])
         self._buffers = _Entries([module._buffers for module in plain]) if buffers else None
         self._values = None
         if self._buffers is not None:
@@ -226,6 +234,10 @@ class _Part:
             for module, training in zip(self._modules, self._training, strict=True):
                 module.training = training
         self._hooks.put_back()
+        if RemovableHandle.next_id != self._next_hook:
+            for entries in (entries for module in self._plain if _has_hooks(module) for entries in _hooks(module)):
+                for number in [number for number in entries if number >= self._next_hook]:
+                    del entries[number]
         if self._buffers is not None and self._values is not None:
             self._buffers.put_back()
             for script in self._scripts:
@@ -237,9 +249,17 @@ class _Part:
         return [-1 if gradient is None else gradient._version for gradient in self._gradients] != self._versions
 
 
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_pre_hooks or module._forward_hooks or module._backward_pre_hooks or module._backward_hooks)
+
+
+def _hooks(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    return module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks
+
+
 def _of_kind(modules: list[nn.Module], is_kind: Callable[[type], bool]) -> list[nn.Module]:
     """Those of the modules whose class is of a kind; there are few classes, and mostly none of the kind."""
-    kinds = {kind for kind in set(map(type, modules)) if is_kind(kind)}
+    kinds = set(filter(is_kind, set(map(type, modules))))
     return [module for module in modules if type(module) in kinds] if kinds else []
 
 
@@ -285,7 +305,7 @@ class _Script:
 def _require_made(modules: Iterable[nn.Module]) -> None:
     for module in modules:
         if cast(Any, module).has_uninitialized_params():
-            hint = "run the model once on a batch of views before the first step; that makes its parameters."
+            hint = "run it once on a batch of views before the first step; that makes its parameters."
             fail(_CALL, "a model whose parameters exist", f"{type(module).__name__}, whose parameters are not yet made", hint)
 
 
@@ -308,13 +328,19 @@ class _Values:
                 self._copies.append((written, torch.stack(written)))
 
     def put_back(self) -> None:
-        if list(map(_dtype, self._tensors)) != self._dtypes or not all(map(_lies_at, self._tensors, self._aliases)):
+        if not self._lie_where_they_lay():
             for value, own in zip(self._tensors, self._aliases, strict=True):
                 if value.dtype != own.dtype or not _lies_at(value, own):
                     value.data = own
         for own_values, copies in self._copies:
             # There is no public name for it; a loop over 159 buffers costs 1 ms of launches on a GPU.
             torch._foreach_copy_(own_values, copies.unbind())
+
+    def _lie_where_they_lay(self) -> bool:
+        try:
+            return list(map(_dtype, self._tensors)) == self._dtypes and all(map(Tensor.is_set_to, self._tensors, self._aliases))
+        except (RuntimeError, TypeError):
+            return False
 
 
 _values_of, _dtype = operator.methodcaller("values"), operator.attrgetter("dtype")
@@ -337,6 +363,9 @@ def _precision(device: torch.device, override: torch.dtype | None) -> Iterator[N
     """Autocast in the caller's dtype or the one given. Its cache is off: a weight that is cast without gradients must not be what
     the training forward finds there, since it would then not be trained (releases of PyTorch differ in whether it is cached)."""
     dtype = autocast_dtype(device, override)
+    if dtype is None and not torch.is_autocast_enabled(device.type):
+        yield  # A model that autocasts inside its forward empties the cache at its end.
+        return
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None, cache_enabled=False):
         yield
 
