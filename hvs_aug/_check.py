@@ -73,6 +73,7 @@ def require_name(name: str, known: Iterable[str], call: str) -> None:
 
 def readable(*tensors: Tensor) -> bool:
     """Whether a check may look at these tensors' values: they are on the CPU, and neither traced nor stand-ins (FakeTensor)."""
+    # There is no public way to ask whether a FakeTensorMode is on.
     if torch.compiler.is_compiling() or torch._guards.detect_fake_mode(tensors) is not None:
         return False
     return all(tensor.device.type == "cpu" for tensor in tensors)
