@@ -77,9 +77,9 @@ def untraced(
         stack.enter_context(_precision(device, dtype))
         stack.enter_context(_own_parametrizations())
         try:
-            for root in roots:
-                kept.keep(root)
-            with _seeing(kept.keep), _registering(kept.registered):
+            with _registering(kept.registered), _seeing(kept.keep):
+                for root in roots:
+                    kept.keep(root)
                 yield
         finally:
             random.setstate(python_state)
@@ -110,8 +110,14 @@ def _called(module: nn.Module, *arguments: Any, **named: Any) -> Any:
 
 
 def _install() -> None:
+    """Put our function in its place, unless it is there, or below one that another library has put on top of it."""
     global _original_call
-    if nn.Module.__call__ is not _called:
+    if nn.Module.__call__ is _called:
+        return
+    heard: list[nn.Module] = []
+    with _telling(heard.append):
+        nn.Identity()(None)
+    if not heard:
         _original_call = nn.Module.__call__
         nn.Module.__call__ = _called  # type: ignore[method-assign]
 
@@ -120,6 +126,12 @@ def _install() -> None:
 def _seeing(see: _See) -> Iterator[None]:
     """Be told of every module that this thread calls, before it runs."""
     _install()
+    with _telling(see):
+        yield
+
+
+@contextmanager
+def _telling(see: _See) -> Iterator[None]:
     outer, _seer.see = _seer.see, see
     try:
         yield

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from hvs_aug._check import HVSError
+from hvs_aug.selection import no_trace
 from hvs_aug.selection.losses import CallableLoss, NTXentLoss
 from hvs_aug.selection.no_trace import untraced
 from hvs_aug.selection.reached import find_modules
@@ -403,3 +404,27 @@ def test_models_are_scripted_traced_and_copied_as_ever() -> None:
     assert torch.equal(torch.export.export(net, (pixels,)).module()(pixels), expected)
     assert torch.equal(copy.deepcopy(net)(pixels), expected)
     assert torch.equal(torch.vmap(net[1])(net[0](pixels)), expected)
+
+
+def test_another_library_may_stand_in_for_the_call_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On top of ours it is called and so are we; in the place of ours, we come back on top of it; and neither calls in a circle."""
+    sampler_of(SmallResNet())(images())
+    calls: list[nn.Module] = []
+    ours, theirs = nn.Module.__call__, nn.Module._wrapped_call_impl
+    for below in (ours, theirs):
+
+        def called(module: nn.Module, *arguments: Any, below: Any = below, **named: Any) -> Any:
+            calls.append(module)
+            return below(module, *arguments, **named)
+
+        monkeypatch.setattr(no_trace, "_original_call", no_trace._original_call)
+        monkeypatch.setattr(nn.Module, "__call__", called)
+        for _ in range(2):
+            calls.clear()
+            model = SmallResNet()
+            before = state_of(model)
+            sampler_of(WAYS["registry"](model))(images())
+            assert_same(before, state_of(model))
+            assert calls.count(model) == 1
+        monkeypatch.undo()
+        assert nn.Module.__call__ is ours
