@@ -136,13 +136,19 @@ class Values:
         groups: dict[tuple[object, ...], list[Tensor]] = {}
         for key, own in zip(map(_kind, self._aliases), self._aliases, strict=True):
             groups.setdefault(key, []).append(own)
+        self._is_in_inference = torch.is_inference_mode_enabled()
         for group in groups.values():
-            written = [own for own in group if own.is_contiguous() or 0 not in own.stride()]  # else its elements share memory
-            self._copies.append((written, [torch.empty_like(own) for own in written]))
+            # Not written are an expanded constant, whose elements share memory, and outside inference mode one that was made in it.
+            written = [own for own in group if own.is_contiguous() or 0 not in own.stride()]
+            written = [own for own in written if self._is_in_inference or not own.is_inference()]
+            if written:
+                self._copies.append((written, [torch.empty_like(own) for own in written]))
         self.bytes = sum(own.numel() * own.element_size() for own in self._aliases)
 
     def is_of(self, tensors: list[Tensor]) -> bool:
-        """Whether these are the tensors, and lie where they lay."""
+        """Whether these are the tensors, lie where they lay, and the memory for their values can be written here."""
+        if self._is_in_inference != torch.is_inference_mode_enabled():
+            return False
         is_same = len(tensors) == len(self._tensors) and all(map(operator.is_, tensors, self._tensors))
         return is_same and self._lie_where_they_lay()
 

@@ -64,6 +64,7 @@ class Buffers(nn.Module):
         self.register_buffer("turned", torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last))
         self.register_buffer("sparse", torch.eye(3).to_sparse())
         self.register_buffer("expanded", torch.arange(3.0).expand(4, 3))
+        self.register_buffer("mask", torch.ones(1, dtype=torch.bool).expand(5))
         self.register_buffer("shared", self.number)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -428,3 +429,21 @@ def test_another_library_may_stand_in_for_the_call_too(monkeypatch: pytest.Monke
             assert calls.count(model) == 1
         monkeypatch.undo()
         assert nn.Module.__call__ is ours
+
+
+def test_in_and_out_of_inference_mode() -> None:
+    model = SmallResNet()
+    sampler = sampler_of(model)
+    before = state_of(model)
+    for mode in (True, False, True, True, False, False):
+        with torch.inference_mode(mode):
+            sampler(images())
+        assert_same(before, state_of(model))
+    model(torch.rand(4, 3, 16, 16)).sum().backward()
+    with torch.inference_mode():
+        made = SmallResNet()
+        before = state_of(made)
+        sampler_of(made)(images())
+        assert_same(before, state_of(made))
+    with pytest.warns(UserWarning, match="eval mode"):
+        sampler_of(made.eval())(images())  # whose buffers nobody can write
