@@ -74,6 +74,7 @@ def require_name(name: str, known: Iterable[str], call: str) -> None:
 
 def is_traced(*tensors: Tensor) -> bool:
     """Whether these tensors are traced by a compiler, or stand-ins (FakeTensor) that hold no values."""
+    # There is no public way to ask whether a FakeTensorMode is on.
     return torch.compiler.is_compiling() or torch._guards.detect_fake_mode(tensors) is not None
 
 

@@ -52,6 +52,3 @@ class RandomSolarize(Operation):
 
     def kernel_fields(self, channels: int, size: tuple[int, int], scale: float) -> list[float]:
         return [self.threshold]
-
-    def torchvision_name(self) -> str:
-        return f"v2.RandomSolarize(threshold={self.threshold:.12g}, p={self.p:g})"  # torchvision has no default threshold
