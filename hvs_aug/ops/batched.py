@@ -79,5 +79,5 @@ def apply_in_place(operation: Operation, views: Tensor, drawn: Draws, scale: flo
         changes = torch.stack(unlike).any(0)
     chosen = changes.nonzero()[:, 0]
     step = max(1, _CHUNK_BYTES // (4 * max(1, views[:1].numel())))
-    for rows in chosen.split(step):
+    for rows in chosen.split(step) if len(chosen) else ():
         views[rows] = operation.apply(views[rows], {name: value[rows] for name, value in drawn.items()}, scale)
