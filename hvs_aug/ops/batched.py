@@ -5,7 +5,7 @@ It looks at no value, so that it does not wait for a device. Where neither numba
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from .crop import crop_resize, most_taps
 from .operation import Draws, Operation
 from .plan import RenderPlan
 
-__all__ = ["apply_in_place", "render"]
+__all__ = ["apply_in_place", "chunks", "render"]
 
 _CHUNK_BYTES = 2**27  # of what one step of the crop or of an operation makes at a time
 
@@ -81,6 +81,12 @@ def apply_in_place(operation: Operation, views: Tensor, drawn: Draws, scale: flo
         unlike = [(value != operation.identity[name]).view(len(views), -1).any(1) for name, value in drawn.items()]
         changes = torch.stack(unlike).any(0)
     chosen = changes.nonzero()[:, 0]
-    step = max(1, _CHUNK_BYTES // (4 * max(1, views[:1].numel())))
-    for rows in torch.split(chosen, step) if len(chosen) else ():
+    for part in chunks(len(chosen), views):
+        rows = chosen[part]
         views[rows] = operation.apply(views[rows], {name: value[rows] for name, value in drawn.items()}, scale)
+
+
+def chunks(count: int, views: Tensor) -> Iterator[slice]:
+    """Parts of bounded memory of so many views, which are as large as these, ``(n, C, h, w)``."""
+    step = max(1, _CHUNK_BYTES // (4 * max(1, views[:1].numel())))
+    return (slice(start, start + step) for start in range(0, count, step))

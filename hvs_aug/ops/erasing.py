@@ -13,6 +13,7 @@ from torch import Tensor
 from .._check import fail
 from .kernel import carray, cpu_kernel
 from .operation import Draws, Operation, require_range, to_numbers
+from .triton_kernel import device_function, gpu_kernel, tl
 
 __all__ = ["RandomErasing"]
 
@@ -31,6 +32,33 @@ def erase(view: Any, channels: Any, height: Any, width: Any, drawn: Any, fields:
         for y in range(top, bottom):
             for x in range(left, right):
                 planes[channel, y, x] = value
+
+
+@device_function
+def _rounded(value: tl.tensor) -> tl.tensor:
+    """The nearest whole number, half to even."""
+    nearest = tl.floor(value + 0.5)
+    is_odd = nearest - 2 * tl.floor(nearest * 0.5) != 0
+    return tl.where((nearest - value == 0.5) & is_odd, nearest - 1, nearest)
+
+
+@gpu_kernel
+def erase_pixels(
+    pixel: tl.tuple, y: tl.tensor, x: tl.tensor, view: tl.tensor, drawn: tl.tuple, fields: tl.tuple, mean: tl.tensor
+) -> tl.tuple:
+    """As :func:`erase`."""
+    box = drawn[0] + 4 * view
+    top = tl.load(box).to(tl.float32)
+    left = tl.load(box + 1).to(tl.float32)
+    bottom = _rounded((top + tl.load(box + 2).to(tl.float32)) * fields[0])
+    right = _rounded((left + tl.load(box + 3).to(tl.float32)) * fields[0])
+    top = _rounded(top * fields[0])
+    left = _rounded(left * fields[0])
+    is_erased = (y >= top) & (y < bottom) & (x >= left) & (x < right)
+    changed: tl.tuple = ()
+    for channel in tl.static_range(len(pixel)):
+        changed = changed + (tl.where(is_erased, fields[1 + channel], pixel[channel]),)
+    return changed
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,6 +82,7 @@ class RandomErasing(Operation):
     identity = {"box": torch.zeros(4, dtype=torch.int64, device="cpu")}
     columns = 2 * _TRIES + 2
     cpu_kernel = erase
+    gpu_kernel = erase_pixels
 
     def __post_init__(self) -> None:
         super().__post_init__()

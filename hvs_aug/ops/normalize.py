@@ -13,6 +13,7 @@ from torch import Tensor
 from .._check import fail, is_traced, readable, require
 from .kernel import carray, cpu_kernel
 from .operation import Draws, Operation, to_numbers
+from .triton_kernel import gpu_kernel, tl
 
 __all__ = ["Normalize"]
 
@@ -26,6 +27,17 @@ def normalize(view: Any, channels: Any, height: Any, width: Any, drawn: Any, fie
         plane = planes[channel]
         for i in range(height * width):
             plane[i] = plane[i] * factor + offset
+
+
+@gpu_kernel
+def normalize_pixels(
+    pixel: tl.tuple, y: tl.tensor, x: tl.tensor, view: tl.tensor, drawn: tl.tuple, fields: tl.tuple, mean: tl.tensor
+) -> tl.tuple:
+    """As :func:`normalize`."""
+    changed: tl.tuple = ()
+    for channel in tl.static_range(len(pixel)):
+        changed = changed + (pixel[channel] * fields[2 * channel] + fields[2 * channel + 1],)
+    return changed
 
 
 def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
@@ -54,6 +66,7 @@ class Normalize(Operation):
 
     commutes_with_flips = True
     cpu_kernel = normalize
+    gpu_kernel = normalize_pixels
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._check import describe, fail, require_fraction
 from .kernel import CPUKernel
+from .triton_kernel import GPUKernel
 
 __all__ = [
     "Draws",
@@ -44,6 +45,7 @@ class Operation:
         is_geometric: whether it moves pixels and is shared by candidates that are tied (``ViewSlot(tie="crop")``).
         commutes_with_flips: whether flipping before it is flipping after it, so that a flip costs nothing, as part of the crop.
         cpu_kernel: its kernel for the CPU, or ``None``: then its definition runs. A class that overrides ``apply`` inherits none.
+        gpu_kernel: its kernel for the GPU (:class:`hvs_aug.ops.triton_kernel.GPUKernel`), or ``None``, likewise.
         needs_unit_range: whether its pixels must be in [0, 1], so that it cannot follow a normalisation.
         torchvision_has_p: whether torchvision's class of this name takes ``p``; else it stands in a ``RandomApply``.
 
@@ -68,17 +70,19 @@ class Operation:
     is_geometric: ClassVar[bool] = False
     commutes_with_flips: ClassVar[bool] = False
     cpu_kernel: ClassVar[CPUKernel | None] = None
+    gpu_kernel: ClassVar[GPUKernel | None] = None
     torchvision_has_p: ClassVar[bool] = True
     needs_unit_range: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
         """Check what the class says; one with a definition of its own does not inherit the kernel of another definition."""
         super().__init_subclass__()
-        if "apply" in cls.__dict__ and "cpu_kernel" not in cls.__dict__:
-            cls.cpu_kernel = None
-        kernel, values = cls.cpu_kernel, cls.identity
-        if kernel is not None and not isinstance(kernel, CPUKernel):
-            fail(f"{cls.__name__}.cpu_kernel", "a function made with hvs_aug.ops.cpu_kernel, or None", describe(kernel))
+        for kernel in ("cpu_kernel", "gpu_kernel"):
+            if "apply" in cls.__dict__ and kernel not in cls.__dict__:
+                setattr(cls, kernel, None)
+        made, values = cls.cpu_kernel, cls.identity
+        if made is not None and not isinstance(made, CPUKernel):
+            fail(f"{cls.__name__}.cpu_kernel", "a function made with hvs_aug.ops.cpu_kernel, or None", describe(made))
         if not isinstance(values, Mapping) or not all(isinstance(value, Tensor) for value in values.values()):
             fail(f"{cls.__name__}.identity", "a tensor for each parameter, by its name", describe(values))
 
@@ -107,7 +111,7 @@ class Operation:
         """Raise HVSError if images of this many channels do not define the operation, saying how to leave it out."""
 
     def kernel_fields(self, channels: int, size: tuple[int, int], scale: float) -> list[float]:
-        """The numbers that :attr:`cpu_kernel` gets as ``fields`` for views of this size at this scale."""
+        """The numbers that :attr:`cpu_kernel` and :attr:`gpu_kernel` get as ``fields`` for views of this size at this scale."""
         return []
 
     def kernel_scratch(self, channels: int, size: tuple[int, int]) -> int:
