@@ -139,6 +139,8 @@ def test_erasing(fields: dict[str, tuple[float, float]], size: tuple[int, int]) 
     if is_erased.any():
         for column in range(4):
             same_law(box[is_erased, column], theirs[tv_erased, column])
+        place = (box[is_erased, :2] / (torch.tensor(size) - box[is_erased, 2:])).T
+        assert abs(torch.corrcoef(place)[0, 1]) < 0.07
     assert (box[:, :2] >= 0).all() and (box[:, :2] + box[:, 2:] <= torch.tensor(size)).all()
 
 
