@@ -2,18 +2,20 @@
 
     python -m benchmarks.fuzz [--quick] [--files 4000] [--seed 0] [--keep DIR]
 
-Method: small files of every kind that is read are written, most of them damaged: flipped bits, cut short, ranges wiped, doubled or
-swapped, chunks and segments edited with their checksums mended, sizes in headers set to absurd values, the head of one format
-before the body of another. Each goes to a worker process, in one and in three channels, whole and reduced. A picture counts as
-wrong if Pillow refuses the file, or shows other pixels: by more than one level for JPEG, whose decoder is another build, two where
-it was reduced. Archives are compared file by file with zipfile and tarfile. A worker that dies, or works longer than ``LIMIT``
-seconds, is counted and replaced. ``peak_mib`` is the memory that a worker took at most above what it held before.
+Method: small files of every kind that is read are written, most of them damaged: flipped bits, cut short, ranges wiped, doubled
+or swapped, chunks and segments edited with their checksums mended, sizes in headers set to absurd values, the head of one format
+before the body of another; and small files that would decode to gigabytes. Each goes to a worker process, in one and in three
+channels, whole and reduced. A picture counts as wrong if Pillow refuses the file, or shows other pixels: by more than one level
+for JPEG, whose decoder is another build, two where it was reduced. Archives are compared file by file with zipfile and tarfile. A
+worker that dies, or works longer than ``LIMIT`` seconds, is counted and replaced. ``peak_mib`` is the memory that a worker took
+at most above what it held before; of archives, with that of zipfile and tarfile.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import multiprocessing
 import os
 import random
@@ -26,7 +28,7 @@ import traceback
 import warnings
 import zipfile
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -391,6 +393,68 @@ def cases(count: int, seed: int = 0) -> Iterator[Case]:
         yield Case(kind, damage.__name__, damage(rng, data))
 
 
+def black_png(height: int, width: int, bits: int = 8, colour: int = 0) -> bytes:
+    """A black PNG of any size: some kilobytes that decode to gigabytes, if a decoder lets them."""
+    row = 1 + -(-width * bits * {0: 1, 2: 3}[colour] // 8)
+    packer, parts, left = zlib.compressobj(9), [], row * height
+    while left > 0:
+        parts.append(packer.compress(bytes(min(left, 1 << 24))))
+        left -= 1 << 24
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", b"".join(parts) + packer.flush()) + chunk(b"IEND", b"")
+
+
+def zip_bomb(stated: int | None = None, entries: int = 1) -> bytes:
+    """A .zip of entries that inflate to 300 MB of zeros, and may state another size."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as packed:
+        for index in range(entries):
+            packed.writestr(f"{index}.bmp", bytes(300_000_000 if entries == 1 else 10))
+    data = bytearray(out.getvalue())
+    if stated is not None:
+        for signature, place in ((b"PK\1\2", 24), (b"PK\3\4", 22)):
+            where = data.find(signature) + place
+            data[where : where + 4] = struct.pack("<I", stated)
+    return bytes(data)
+
+
+def tar_bomb() -> bytes:
+    """A .tar.gz of one image of 300 MB of zeros."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        info = tarfile.TarInfo("0.bmp")
+        info.size = 300_000_000
+        tar.addfile(info, io.BytesIO(bytes(300_000_000)))
+    return out.getvalue()
+
+
+def with_size(data: bytes, height: int, width: int) -> bytes:
+    """A JPEG whose header states another size."""
+    place = data.find(b"\xff\xc0") + 5
+    return data[:place] + struct.pack(">HH", height, width) + data[place + 4 :]
+
+
+def bombs() -> Iterator[Case]:
+    """Files that are small and mean much memory: pictures just below the limit, and above it; archives that lie."""
+    black = Image.new("L", (8, 8))
+    yield Case("bomb", "png, gray", black_png(10_800, 10_800))
+    yield Case("bomb", "png, colour", black_png(10_800, 10_800, 8, 2))
+    yield Case("bomb", "png, 16-bit gray", black_png(6_300, 6_300, 16))
+    yield Case("bomb", "png, 16-bit colour", black_png(6_300, 6_300, 16, 2))
+    yield Case("bomb", "png, 1 bit", black_png(10_800, 10_800, 1))
+    yield Case("bomb", "png, absurd", mended(black_png(3, 3).replace(struct.pack(">II", 3, 3), b"\x40\0\0\0" * 2)))
+    yield Case("bomb", "png, above the limit", black_png(13_000, 13_000))
+    yield Case("bomb", "jpeg, absurd", with_size(encoded(black, "JPEG"), 65_500, 65_500))
+    yield Case("bomb", "jpeg, below the limit", encoded(Image.new("L", (13_000, 13_000)), "JPEG"))
+    yield Case("bomb", "gif, absurd", b"GIF89a" + struct.pack("<HH", 65_535, 65_535) + encoded(black, "GIF")[10:])
+    yield Case("bomb", "tiff, deflate", encoded(Image.new("L", (10_800, 10_800)), "TIFF", compression="tiff_adobe_deflate"))
+    yield Case("bomb", "webp", encoded(Image.new("RGB", (7_300, 7_300)), "WEBP", lossless=True, method=0))
+    yield Case("zip", "bomb", zip_bomb())
+    yield Case("zip", "bomb that lies", zip_bomb(1000))
+    yield Case("zip", "10,000 entries", zip_bomb(entries=10_000))
+    yield Case("tar.gz", "bomb", tar_bomb())
+
+
 # ---------------------------------------------------------------------------------------------------------------- comparison
 
 
@@ -513,10 +577,21 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") and part not in (".", "..") for part in name.replace("\\", "/").split("/"))
 
 
+def compare_bomb(data: bytes) -> tuple[str, str]:
+    """The outcome for a large black picture: black, or refused."""
+    try:
+        image = decode_image(data, 3, 64)[0]
+    except HVSError as error:
+        return BOTH_REFUSE, str(error)
+    return (ALIKE, "") if not image.any() else (WRONG, "not black")
+
+
 def judge(case: Case, folder: str) -> tuple[str, str]:
     """The outcome for a case."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        if case.kind == "bomb":
+            return compare_bomb(case.data)
         if case.kind in ("zip", "tar", "tar.gz"):
             return compare_archive(case.data, case.kind, folder)
         return compare(case.data)
@@ -641,8 +716,10 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="write the files that came out wrong to this folder")
     options = parser.parse_args()
     count = 2 * len(KINDS) if options.quick else options.files
-    worker, results, start = Worker(), {kind: [] for kind in KINDS}, time.perf_counter()
-    for index, case in enumerate(tqdm(cases(count, options.seed), total=count, unit="file")):
+    worker, start = Worker(), time.perf_counter()
+    results: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    drawn = cases(count, options.seed) if options.quick else itertools.chain(cases(count, options.seed), bombs())
+    for index, case in enumerate(tqdm(drawn, total=count, unit="file")):
         found = worker.run(case)
         results[case.kind].append(found)
         if found["outcome"] not in (ALIKE, BOTH_REFUSE):

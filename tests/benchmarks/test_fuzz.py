@@ -41,6 +41,13 @@ def test_every_kind_is_a_whole_file() -> None:
             Image.open(io.BytesIO(case.data)).load()
 
 
+@pytest.mark.parametrize("case", [fuzz.Case("zip", "lies", fuzz.zip_bomb(1000)), fuzz.Case("tar.gz", "bomb", fuzz.tar_bomb())])
+def test_archives_that_would_fill_the_memory_are_refused(case: fuzz.Case, tmp_path: Path) -> None:
+    assert len(case.data) < 1 << 20 and fuzz.judge(case, str(tmp_path))[0] == fuzz.ALIKE  # the one entry is left out
+    assert fuzz.compare_bomb(fuzz.black_png(13_000, 13_000))[0] == fuzz.BOTH_REFUSE
+    assert fuzz.compare_bomb(fuzz.black_png(70, 80))[0] == fuzz.ALIKE
+
+
 def test_cases_are_equal_for_equal_seeds() -> None:
     once, again, other = (list(fuzz.cases(100, seed)) for seed in (3, 3, 4))
     assert once == again and once != other
