@@ -122,12 +122,14 @@ def test_ctrl_c_says_where_the_checkpoint_is(
     assert (out / "encoder.safetensors").exists()
 
 
+@pytest.mark.filterwarnings("default")
 def test_inspect_leaves_out_what_does_not_decode(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "cat" / "text.jpg").write_text("no image")
     arguments = ["inspect", "--data", str(folder), "--size", "32", "--count", "20", "--out", str(tmp_path / "sheet")]
     assert cli.main(arguments) == 2
     assert "text.jpg" in capsys.readouterr().err
     assert cli.main([*arguments, "--on-error", "skip"]) == 0
+    assert "text.jpg is left out" in capsys.readouterr().err
     assert "text.jpg" in (tmp_path / "sheet" / "contact_sheet.html").read_text()
     assert cli.main([*arguments, "--on-error", "ignore"]) == 2
     assert "RawImages(on_error)" in capsys.readouterr().err

@@ -85,9 +85,7 @@ def reason_of(error: BaseException) -> str:
     """Say in one line why a decoder refused."""
     if isinstance(error, UnidentifiedImageError):
         return "no image format that Pillow reads"
-    # torchvision names the line of its own code first.
-    said = str(error).rsplit(", ", 1)[-1] if isinstance(error, RuntimeError) else str(error)
-    return " ".join(said.split()) or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _decode(data: Bytes, channels: int, name: str) -> tuple[Tensor, int]:
@@ -95,12 +93,13 @@ def _decode(data: Bytes, channels: int, name: str) -> tuple[Tensor, int]:
     if data[:3] == b"\xff\xd8\xff" and channels in (1, 3) and _torchvision_decodes():
         header = _jpeg_header(data)
         if header.is_plain and header.components in (1, 3):
-            require_memory(header.height, header.width, 6 if channels == 3 else 8, name)
-            orientation = 1
-            if header.has_metadata:
+            require_memory(header.height, header.width, 6 if channels == 3 else 9, name)
+            with contextlib.suppress(RuntimeError):  # then it is damaged, and what Pillow makes of it counts
+                pixels = _plain_jpeg(data, header.components, channels)
+                if not header.has_metadata:
+                    return pixels, 1
                 with _opened(data) as image:
-                    orientation = orientation_of(image)
-            return _plain_jpeg(data, header.components, channels), orientation
+                    return pixels, orientation_of(image)
     with _opened(data) as image:
         again = None
         if has_low_bytes(image):

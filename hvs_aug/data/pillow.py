@@ -22,7 +22,7 @@ FORMATS = (
 )
 MEMORY = 1 << 30  # bytes that decoding one image may take
 _ORIENTATION = 0x0112
-_STRIP = 1 << 22  # pixels that are converted at a time: Pillow's copies of a whole image would take three times its memory
+_STRIP = 1 << 20  # pixels that are converted at a time: Pillow's copies of a whole image would take three times its memory
 _OTHER_ORDER = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
 
 
@@ -91,10 +91,10 @@ def has_low_bytes(image: Image.Image) -> bool:
 
 
 def bytes_per_pixel(image: Image.Image) -> int:
-    """The memory that an image takes at most while it is decoded and becomes a tensor."""
-    if image.format in ("WEBP", "AVIF", "HEIF", "JXL"):
-        return 16  # their decoders hold a second frame, and hand over a copy
-    return 14 if image.mode in ("I", "F") or image.mode.startswith("I;") or has_low_bytes(image) else 8
+    """The memory that an image takes at most while it is decoded, becomes a tensor and is reduced, as measured."""
+    if image.format in ("WEBP", "AVIF", "HEIF", "JXL", "JPEG2000"):
+        return 20  # their decoders hold a second frame, and hand over a copy
+    return 26 if image.mode == "F" or image.mode.startswith("I") or has_low_bytes(image) else 9
 
 
 def _keep_orientation_alone(image: Any, orientation: int) -> None:

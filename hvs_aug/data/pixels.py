@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -45,13 +47,19 @@ def downscale(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize one image, bilinear and antialiased.
 
     Shape: (C, H, W) uint8, uint16 or float32 -> (C, *size) of the same dtype, in (H, W, C) memory.
-    Source: torchvision transforms.v2.functional.resize, antialias=True; uint16 through float32, rounded.
+    Source: torchvision transforms.v2.functional.resize, antialias=True; for uint16 and float32 PIL.Image.resize in mode F.
     """
-    if pixels.dtype == torch.uint16:
-        return (downscale(to_unit_range(pixels), size) * 65535).round_().to(torch.uint16)
-    batch = pixels[None].contiguous(memory_format=torch.channels_last)
-    small: Tensor = interpolate(batch, size=size, mode="bilinear", antialias=True)[0]
-    small = small if small.dtype == torch.uint8 else small.clamp_(0, 1)  # weights sum to 1 within rounding only
+    if pixels.dtype == torch.uint8:
+        batch = pixels[None].contiguous(memory_format=torch.channels_last)
+        small: Tensor = interpolate(batch, size=size, mode="bilinear", antialias=True)[0]
+    else:
+        # torch 2.15 interpolates floating point to a width of 1 wrongly (by up to 0.6).
+        height, width = size
+        bands = (Image.fromarray(band.numpy().astype(np.float32)) for band in pixels)
+        resized = [np.asarray(band.resize((width, height), Image.Resampling.BILINEAR)) for band in bands]
+        small = torch.from_numpy(np.stack(resized))
+        # Weights sum to 1 within rounding only.
+        small = small.clamp_(0, 1) if pixels.is_floating_point() else small.round_().clamp_(0, 65535).to(torch.uint16)
     return small.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 

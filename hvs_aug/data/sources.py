@@ -30,6 +30,7 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 _PLUGINS = {".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".jxl": "JXL", ".jp2": "JPEG2000"}
 _NEVER = frozenset({".arw", ".cr2", ".dng", ".nef", ".psd", ".svg", ".tga", ".7z", ".rar", ".zst"})
 _MOST_BYTES = 1 << 28  # as decode_image takes
+_NOT_REGULAR = "no regular file"
 _LINKS = 40  # followed for one name, as Linux does
 
 
@@ -62,7 +63,7 @@ class Span(NamedTuple):
         with open(os.open(self.file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise OSError("no regular file")
+                raise OSError(_NOT_REGULAR)
             size = status.st_size if self.size < 0 else self.size
             if max(size, self.deflated or 0) > _MOST_BYTES:
                 raise OSError(f"{max(size, self.deflated or 0):,} bytes, more than the {_MOST_BYTES:,} that are read")
@@ -134,7 +135,9 @@ def find(path: Path, unpacked: Callable[[], IO[bytes]]) -> Listing:
     own = own.rpartition(".")[0] or own
     images, left_out = [], []
     for name, span in sorted(members.items()):
-        if _is_image(name):
+        if _is_image(name) and span.problem == _NOT_REGULAR:
+            left_out.append(f"{path}/{name}: {_NOT_REGULAR}")
+        elif _is_image(name):
             images.append(Found(f"{path}/{name}", posixpath.basename(posixpath.dirname(name)) or own, span))
         elif reason := _left_out(name):
             left_out.append(f"{path}/{name}: {reason}")
@@ -196,7 +199,7 @@ def _list_file(entry: os.DirEntry[str], label: str, listing: Listing) -> None:
         span = Span(entry.path, problem="a link that leads to no file")
     else:
         if not stat.S_ISREG(mode):
-            listing.left_out.append(f"{entry.path}: no regular file")
+            listing.left_out.append(f"{entry.path}: {_NOT_REGULAR}")
             return
         span = Span(entry.path)
     listing.images.append(Found(entry.path, label, span))
@@ -211,7 +214,10 @@ def _in_zip(path: Path) -> dict[str, Span]:
             # Only Windows writes backslashes, between folders.
             name = _member(info.filename.replace("\\", "/"))
             kind = stat.S_IFMT(info.external_attr >> 16)
-            if info.is_dir() or kind not in (0, stat.S_IFREG, stat.S_IFLNK):
+            if info.is_dir() or kind == stat.S_IFDIR:
+                continue
+            if kind in (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK):
+                files[name] = Span(str(path), problem=_NOT_REGULAR)
                 continue
             problem = "encrypted" if info.flag_bits & 1 else ""
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -254,13 +260,15 @@ def _tar_members(
                 links[name] = posixpath.join(posixpath.dirname(name), member.linkname)
             elif member.islnk():
                 links[name] = member.linkname
-            elif member.isfile() and member.issparse():
+            elif not member.isfile():
+                files |= {} if member.isdir() else {name: Span(str(path), problem=_NOT_REGULAR)}
+            elif member.issparse():
                 files[name] = Span(str(path), problem="stored as a sparse file, which is not read")
-            elif member.isfile() and unpacked is None:
+            elif unpacked is None:
                 files[name] = Span(str(path), member.offset_data, member.size)
-            elif member.isfile() and member.size > _MOST_BYTES:
+            elif member.size > _MOST_BYTES:
                 files[name] = Span(str(path), problem=f"{member.size:,} bytes, more than the {_MOST_BYTES:,} that are read")
-            elif member.isfile() and unpacked is not None:
+            else:
                 files[name] = Span(unpacked.name, unpacked.tell(), member.size)
                 source = archive.extractfile(member) if (_is_image(name) if wanted is None else name in wanted) else None
                 if source is not None:

@@ -20,7 +20,7 @@ from ..selection.losses import PairLoss
 from ..selection.policies import Policy
 from ..selection.sampler import HardPairSampler, HardViews
 from ..selection.scoring import Scoring
-from ..views.convert import convert, returns_views
+from ..views.convert import convert, returned_views
 from ..views.recipe import ViewSlot
 from .loader import HardViewLoader
 
@@ -105,7 +105,7 @@ def wrap(
 def _slots(dataset: Any, candidates: int | Sequence[int] | None) -> list[ViewSlot]:
     found: list[ViewSlot] | None = None
     for owner in _owners(dataset):
-        if not returns_views(owner.transform):
+        if returned_views(owner.transform) is None:
             fail(_CALL, "a transform that returns several views of an image", owner.transform, _BY_HAND)
         slots = convert(owner.transform, candidates)
         require(found is None or found == slots, _CALL, "one transform for all parts of the dataset", f"{found} and {slots}")

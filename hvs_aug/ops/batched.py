@@ -36,10 +36,12 @@ def render(images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: 
     values = layout.values.detach()
     values = values if values.dtype in (torch.uint8, torch.uint16) else values.float()
     unit_values = values.float() * (1 / 65535) if values.dtype == torch.uint16 else values
+    if views * count == 0:
+        return torch.empty(views, count, images.channels, *plan.size, dtype=torch.float32, device=device)
     # Boxes that are on a device are not looked at; no box is larger than its image, and no image than its plane.
     planes = images.sizes.tolist() if images.offsets is not None else [images.pixels.shape[-2:]]
     sides = boxes[..., 2:].flatten(0, 1).tolist() if readable(boxes) else planes
-    tallest, widest = (max(lengths) for lengths in zip(*sides, strict=True)) if sides else (1, 1)
+    tallest, widest = (max(lengths) for lengths in zip(*sides, strict=True))
     taps = most_taps(tallest, plan.size[0], plan.interpolation), most_taps(widest, plan.size[1], plan.interpolation)
     mirrored = plan.mirrored(flat, views * count, device)
     flat_boxes = boxes.flatten(0, 1)

@@ -186,18 +186,14 @@ def crop_resize(
         pixel = torch.minimum(first + tap, width[:, None] - 1) * column
         read = values[start[..., None] + pixel[:, None, None]].to(torch.float32)
         lines = lines + weights[:, None, None, :, tap] * read
-    lines = _within(lines * unit_of(values.dtype), interpolation)
+    lines = lines * unit_of(values.dtype)
+    lines = lines.clamp(0, 1) if interpolation == "bicubic" else lines
     first, weights = line_taps(height, size[0], interpolation, taps[0])
     views = torch.zeros(len(boxes), channels, *size, dtype=torch.float32, device=device)
     for tap in range(taps[0]):
         pixel = torch.minimum(first + tap, height[:, None] - 1)[:, None, :, None].expand(-1, channels, -1, size[1])
         views = views + weights[:, None, :, tap, None] * lines.gather(2, pixel)
-    return _within(views, interpolation)
-
-
-def _within(values: Tensor, interpolation: str) -> Tensor:
-    """Clamp to [0, 1] what can overshoot it."""
-    return values.clamp(0, 1) if interpolation == "bicubic" else values
+    return views.clamp(0, 1)  # bilinear weights, too, can sum to a little more than 1
 
 
 # ---- the kernel for the CPU ----
@@ -342,8 +338,7 @@ def crop_view(
             kept = ring[(first + k) % slots]
             for i in range(width * pitch):
                 total[i] += tap * kept[i]
-        if is_cubic:
-            _clamp(total)
+        _clamp(total)
         place = height - 1 - y if mirrored[1] else y
         for c in range(channels):
             target = view[c, place]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._check import fail
 from .kernel import carray, cpu_kernel
-from .operation import Draws, Operation, require_range
+from .operation import Draws, Operation, require_range, to_numbers
 from .triton_kernel import device_function, gpu_kernel, tl
 
 __all__ = ["RandomErasing"]
@@ -88,11 +88,9 @@ class RandomErasing(Operation):
         super().__post_init__()
         object.__setattr__(self, "scale", require_range(self.scale, "RandomErasing(scale)", 0.0, 1.0))
         object.__setattr__(self, "ratio", require_range(self.ratio, "RandomErasing(ratio)", 0.0, float("inf"), above=True))
-        try:
-            value = (self.value,) if isinstance(self.value, (int, float)) else tuple(self.value)
-            object.__setattr__(self, "value", tuple(float(number) for number in value))
-        except (TypeError, ValueError):
-            fail("RandomErasing(value)", "a number, or one for each channel", self.value)
+        value = (self.value,) if isinstance(self.value, (int, float)) else self.value
+        value = to_numbers(value, "RandomErasing(value)", "a number, or one for each channel, all finite")
+        object.__setattr__(self, "value", value)
 
     def draw(self, uniform: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         height, width = size
@@ -120,7 +118,8 @@ class RandomErasing(Operation):
     def require_channels(self, channels: int) -> None:
         assert isinstance(self.value, tuple)
         if len(self.value) not in (1, channels):
-            fail("RandomErasing(value)", f"one number, or one for each of {channels} channels", f"{len(self.value)}")
+            hint = "recipe.replace(RandomErasing, value=...), or recipe.without(RandomErasing)."
+            fail("RandomErasing(value)", f"one number, or one for each of {channels} channels", f"{len(self.value)}", hint)
 
     def kernel_fields(self, channels: int, size: tuple[int, int], scale: float) -> list[float]:
         return [scale, *self._values(channels)]

@@ -24,8 +24,11 @@ _RED, _GREEN, _BLUE = (constant(weight) for weight in LUMINANCE)
 
 
 def luminance(images: Tensor) -> Tensor:
-    """Gray values of RGB images, ``(..., 3, h, w)`` -> ``(..., 1, h, w)``; one channel is its own gray value."""
-    if images.shape[-3] == 1:
+    """Gray values of RGB images, ``(..., 3, h, w)`` -> ``(..., 1, h, w)``; one channel is its own gray value.
+
+    Other channels have none. They are returned as they are, for operations that then change nothing (``p=0``, only brightness).
+    """
+    if images.shape[-3] != 3:
         return images
     red, green, blue = images.unbind(-3)
     return (red * LUMINANCE[0] + green * LUMINANCE[1] + blue * LUMINANCE[2]).unsqueeze(-3)

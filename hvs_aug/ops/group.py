@@ -33,8 +33,6 @@ class Group(Operation):
             if not member.identity and not isinstance(member, Group):
                 fail(call, "operations that draw something, and can be left out", member)
         object.__setattr__(self, "transforms", tuple(given))
-        if isinstance(getattr(self, "p", None), (int, float)):
-            super().__post_init__()
 
     @property
     def members(self) -> tuple[Operation, ...]:

@@ -258,7 +258,7 @@ class ColorJitter(Operation):
             column = order[:, step]
             factor = per_image(factors.gather(1, column[:, None]))
             column = per_image(column)
-            gray = luminance(images) if images.shape[-3] in (1, 3) else images  # of other channels only the brightness changes
+            gray = luminance(images)
             mean = gray.mean(dim=(-3, -2, -1), keepdim=True)
             other = torch.where(column == CONTRAST, mean, gray) * (column != BRIGHTNESS)
             changed = (factor * images + (1 - factor) * other).clamp(0, 1)
@@ -288,8 +288,9 @@ class ColorJitter(Operation):
             ("saturation", 1.0, 0.0),
             ("hue", 0.0, -0.5),
         ):
-            low, high = shown[name]
-            strength = round(high - centre, 12)
-            if strength >= 0 and abs(max(lowest, centre - strength) - low) < 1e-9:
-                shown[name] = strength
+            high = shown[name][1]
+            for strength in (round(high - centre, 12), high - centre):
+                if strength >= 0 and (max(lowest, centre - strength), centre + strength) == shown[name]:
+                    shown[name] = strength
+                    break
         return shown

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._check import fail, is_traced, readable, require
 from .kernel import carray, cpu_kernel
-from .operation import Draws, Operation
+from .operation import Draws, Operation, to_numbers
 from .triton_kernel import gpu_kernel, tl
 
 __all__ = ["Normalize"]
@@ -70,11 +70,8 @@ class Normalize(Operation):
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            values = getattr(self, name)
-            try:
-                object.__setattr__(self, name, tuple(float(value) for value in values))
-            except (TypeError, ValueError):
-                fail(f"Normalize({name})", "a number for each channel", values)
+            values = to_numbers(getattr(self, name), f"Normalize({name})", "a number for each channel, all finite")
+            object.__setattr__(self, name, values)
         came = f"mean {self.mean} and std {self.std}"
         require(len(self.mean) == len(self.std) > 0, "Normalize(mean, std)", "as many means as standard deviations", came)
         require(all(value > 0 for value in self.std), "Normalize(std)", "positive numbers", self.std)

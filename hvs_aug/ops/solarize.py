@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._check import require_fraction
 from .kernel import carray, cpu_kernel
-from .operation import Draws, Operation, per_image
+from .operation import Draws, Operation, per_image, text
 from .triton_kernel import gpu_kernel, tl
 
 __all__ = ["RandomSolarize"]
@@ -62,8 +62,8 @@ class RandomSolarize(Operation):
     def apply(self, images: Tensor, drawn: Draws, scale: float = 1.0) -> Tensor:
         return torch.where(per_image(drawn["applied"]) & (images >= self.threshold), 1 - images, images)
 
+    def torchvision_name(self) -> str:
+        return f"v2.RandomSolarize(threshold={text(self.threshold)}, p={text(self.p)})"  # torchvision's threshold has no default
+
     def kernel_fields(self, channels: int, size: tuple[int, int], scale: float) -> list[float]:
         return [self.threshold]
-
-    def torchvision_name(self) -> str:
-        return f"v2.RandomSolarize(threshold={self.threshold:.12g}, p={self.p:g})"  # torchvision has no default threshold

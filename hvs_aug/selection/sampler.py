@@ -24,7 +24,7 @@ from .forward import Output, forward_slots
 from .hard_views import HardViews, Scored
 from .losses import CallableLoss, PairLoss
 from .named import as_policy, as_scoring
-from .no_trace import untraced
+from .no_trace import Memory, untraced
 from .policies import Policy, choose, hardest, needs_table, searches_exactly
 from .reached import find_modules
 from .scale import blame_scale, patch_side, reduced, scoring_side
@@ -108,6 +108,7 @@ class HardPairSampler:
         self.step = 0
         self.listeners: list[Callable[[HardViews | None], None]] = []
         self._watch = NonfiniteWatch()
+        self._memory = Memory()
         self._known: tuple[nn.Module, ...] | None = None
         self._patch: int | None = None
         self._has_scored = False
@@ -243,7 +244,8 @@ class HardPairSampler:
         run = partial(forward_slots, chunk=scoring.chunk, channels_last=scoring.channels_last)
         teacher_outputs: list[Output | None] | None = None
         roots = find_modules(self.model, self.teacher, self.loss)
-        with untraced(roots, device, dtype=scoring.dtype, restore_buffers=scoring.restore_buffers):
+        keeping = untraced(roots, device, dtype=scoring.dtype, restore_buffers=scoring.restore_buffers, memory=self._memory)
+        with keeping:
             try:
                 outputs = run(self.model, pixels, arguments)
                 if self.teacher is not None:

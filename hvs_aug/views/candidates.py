@@ -150,35 +150,10 @@ class CandidateViews(nn.Module):
         """
         batch = ImageBatch.of(images)
         call = "CandidateViews.transform"
-        require(
-            params.boxes.shape[1] == len(batch),
-            f"{call}(params)",
-            f"the params of {len(batch)} images",
-            f"of {params.boxes.shape[1]}",
-        )
-        known = all(0 <= slot < len(self.slots) for slot in params.slots) and list(params.slots) == sorted(params.slots)
-        require(known, f"{call}(params)", f"views in the order of {len(self.slots)} slots", f"slots {params.slots}")
-        hint = "draw them with make_params of the same slots."
-        missing = sorted(self._needed.keys() - params.drawn.keys())
-        require(not missing, f"{call}(params)", "what the operations of these slots drew", f"params without {missing}", hint)
-        for name, identity in self._identities.items():
-            value, shape = params.drawn[name], (*params.boxes.shape[:2], *identity.shape)
-            fits = value.shape == shape and value.dtype == identity.dtype
-            require(fits, f"{call}(params)", f"{name} as a {identity.dtype} tensor of shape {shape}", value, hint)
         scales = list(scale) if isinstance(scale, Sequence) else [scale] * len(self.slots)
         fits = len(scales) == len(self.slots) and all(value > 0 for value in scales)
         require(fits, f"{call}(scale)", "a positive fraction of the training size, or one for each slot", scale)
-        sizes = self._prepared_sizes(batch.sizes)
-        if readable(params.sizes, sizes):
-            require(
-                torch.equal(params.sizes, sizes),
-                f"{call}(params)",
-                "params drawn for these images",
-                "params of images of other sizes",
-                "draw them from the batch that is rendered: params = views.make_params(images).",
-            )
-        if readable(params.boxes, params.sizes):
-            self._require_boxes(params)
+        self._require_params(params, batch, f"{call}(params)")
         for slot in self.slots:
             if isinstance(slot.recipe, ViewRecipe):
                 slot.recipe.require_channels(batch.channels)
@@ -205,6 +180,7 @@ class CandidateViews(nn.Module):
         if self.renderer == "definition" or is_traced(batch.pixels):
             return batched.render
         if device.type == "cpu" and self.renderer != "triton":
+            cpu.warn_if_missing()
             return cpu.render if cpu.is_available() else batched.render
         reason = gpu.why_not(device, batch.channels)
         if not reason:
@@ -235,7 +211,27 @@ class CandidateViews(nn.Module):
             warnings.warn(message, stacklevel=4)
         return _in_chunks(render, batch, own.boxes, drawn, plan, chunk)
 
-    def _require_boxes(self, params: ViewParams) -> None:
+    def _require_params(self, params: ViewParams, batch: ImageBatch, call: str) -> None:
+        """Fail unless the params are of these images and slots, as far as that can be told without waiting for a device."""
+        hint = "draw them from the batch that is rendered: params = views.make_params(images)."
+        count = params.boxes.shape[1]
+        require(count == len(batch), call, f"the params of {len(batch)} images", f"of {count}", hint)
+        known = all(0 <= slot < len(self.slots) for slot in params.slots) and list(params.slots) == sorted(params.slots)
+        require(known, call, f"views in the order of {len(self.slots)} slots", f"slots {params.slots}")
+        missing = sorted(self._needed.keys() - params.drawn.keys())
+        require(not missing, call, "what the operations of these slots drew", f"params without {missing}", hint)
+        for name, identity in self._needed.items():
+            value, shape = params.drawn[name], (*params.boxes.shape[:2], *identity.shape)
+            fits = value.shape == shape and value.dtype == identity.dtype
+            require(fits, call, f"{name} as a {identity.dtype} tensor of shape {shape}", value, hint)
+        sizes = self._prepared_sizes(batch.sizes)
+        if readable(params.sizes, sizes):
+            same = torch.equal(params.sizes, sizes)
+            require(same, call, "params drawn for these images", "params of images of other sizes", hint)
+        if readable(params.boxes, params.sizes):
+            self._require_boxes(params, call)
+
+    def _require_boxes(self, params: ViewParams, call: str) -> None:
         """Fail unless the boxes of all recipes are within their images; the kernels for the CPU look at no bounds."""
         views = [view for view, slot in enumerate(params.slots) if self._kornia(slot) is None]
         corners, sides = torch.split(params.boxes[views], 2, -1)
@@ -243,7 +239,6 @@ class CandidateViews(nn.Module):
         if not is_valid.all():
             view, image = (~is_valid).nonzero()[0].tolist()
             box, size = params.boxes[views][view, image].tolist(), params.sizes[image].tolist()
-            call = "CandidateViews.transform(params)"
             fail(call, "boxes of at least one pixel, within their images", f"the box {box} in image {image} of {size} pixels")
 
     def _prepared_sizes(self, sizes: Tensor) -> Tensor:

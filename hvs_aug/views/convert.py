@@ -9,17 +9,24 @@ differences are tolerated: Pillow rounds to gray levels after every operation, h
 from __future__ import annotations
 
 import math
+import warnings
+import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
+from PIL import Image
 
 from .. import ops
-from .._check import fail, require
+from .._check import HVSError, fail, require
 from ..ops import Operation
+from ..ops.group import Group
+from .proof import part_difference, view_difference
 from .recipe import ViewRecipe, ViewSlot
+from .trace import Returned, kept_random_state, probe_like, trace
 
 __all__ = ["convert", "convert_view", "register_converter"]
 
@@ -29,6 +36,8 @@ Role: TypeAlias = Literal["global", "local"]
 _CALL = "convert(transform)"
 _BEHAVIOUR = {"__call__", "forward", "get_params", "make_params", "_get_params", "transform", "_transform", "_call_kernel"}
 _registered: dict[type | str, Callable[[Any], Converted]] = {}
+# What was proved of a transform: the operation that it is, and the recipe of the pipeline that it ends.
+_proved: weakref.WeakKeyDictionary[Any, set[Any]] = weakref.WeakKeyDictionary()
 
 
 def register_converter(kind: type | str, function: Callable[[Any], Converted]) -> None:
@@ -49,22 +58,27 @@ def register_converter(kind: type | str, function: Callable[[Any], Converted]) -
     _registered[kind] = function
 
 
-def convert(transform: Any, candidates: int | Sequence[int] | None = None) -> list[ViewSlot]:
+def convert(transform: Any, candidates: int | Sequence[int] | None = None, example: Any = None) -> list[ViewSlot]:
     """Read the slots that a transform of several views stands for; views that follow each other with equal recipes share one slot.
 
+    The transform is run on a picture to see how many views it returns and which of its parts make them, whatever its class. Then
+    the views of each part are compared with those that it was read as (:mod:`hvs_aug.views.proof`). The global random state
+    is afterwards as before.
+
     Args:
-        transform: what maps an image to a list of views (``TwoCropsTransform``, ``ContrastiveLearningViewGenerator``,
-            ``DataAugmentationDINO``, Lightly's ``MultiViewTransform``, a list with one transform for each view), or a pipeline
-            of one view, which stands for a pair of such views.
+        transform: any callable that maps an image to several views in lists, tuples or dicts; a list with one transform for each
+            view; or a pipeline of one view, which stands for a pair of such views.
         candidates: as for the presets: the number of candidate views of an image, which several slots share; or, where there are
             local views, how many candidates are drawn for every view that is kept. By default twice the views that are kept:
             SimCLR 4 choose 2; DINO 2 choose 1, 2 choose 1 and 16 choose 8. A sequence gives the number for each slot.
+        example: an image as the dataset gives it, where that is no RGB image.
 
-    Views are local where the transform's class says so, and where they are smaller than the largest, or cover no more of the
-    image than the smallest global view.
+    Views are local where the transform says so (``local_transfo``, ``"local_crops"``), where they are smaller than the largest,
+    and where they cover no more of the image than the first global view does at least.
 
     Raises:
-        HVSError: naming the transform, if one cannot be expressed exactly; if the number of candidates leaves nothing to choose.
+        HVSError: naming the transform, if one cannot be expressed exactly, or differs from what it was read as; if the number of
+            candidates leaves nothing to choose.
 
     Example:
         >>> from torchvision import transforms
@@ -72,23 +86,40 @@ def convert(transform: Any, candidates: int | Sequence[int] | None = None) -> li
         >>> [(slot.candidates, slot.select) for slot in convert([pipeline, pipeline], candidates=6)]
         [(6, 2)]
     """
-    views = _views(transform)
-    if views is None:
-        views = [_View(transform), _View(transform)]
-    require(len(views) > 0, _CALL, "at least one view", f"{type(transform).__name__} with none")
-    if isinstance(views[0], ViewSlot):
-        slots = [slot for slot in views if isinstance(slot, ViewSlot)]
-    else:
-        slots = _slots([view for view in views if isinstance(view, _View)])
+    found = _registered_views(transform)
+    if isinstance(transform, (list, tuple)):
+        found = [_View(view) for view in transform]
+    if found is None:
+        returned = returned_views(transform, example)
+        found = [_View(transform)] * 2 if returned is None else _traced_views(transform, returned)
+    require(len(found) > 0, _CALL, "at least one view", f"{type(transform).__name__} with none")
+    slots = [entry for entry in found if isinstance(entry, ViewSlot)]
+    return with_candidates(slots or _slots([view for view in found if isinstance(view, _View)], example), candidates)
+
+
+def returned_views(transform: Any, example: Any = None) -> Returned | None:
+    """What a transform of several views returns; ``None`` if it returns one, or cannot be run.
+
+    Args:
+        example: as for :func:`convert`; without one, images of several kinds are tried.
+    """
+    if not callable(transform):
+        return None
+    for probe in _probes(example):
+        try:
+            returned = trace(transform, probe, _has_converter, _draws)
+        except Exception:  # it may fail in any way on another kind of image than its own
+            continue
+        return returned if len(returned.views) > 1 else None
+    return None
+
+
+def with_candidates(slots: list[ViewSlot], candidates: int | Sequence[int] | None) -> list[ViewSlot]:
+    """The slots with other numbers of candidates, as for :func:`convert`."""
     if candidates is None:
         return slots
     counts = _counts(candidates, [slot.select for slot in slots], any(slot.role == "local" for slot in slots))
     return [replace(slot, candidates=count) for slot, count in zip(slots, counts, strict=True)]
-
-
-def returns_views(transform: Any) -> bool:
-    """Whether a transform is of a kind that returns several views of an image."""
-    return _views(transform) is not None
 
 
 def convert_view(pipeline: Any) -> ViewRecipe:
@@ -97,6 +128,11 @@ def convert_view(pipeline: Any) -> ViewRecipe:
     Raises:
         HVSError: naming the transform, if one cannot be expressed exactly.
     """
+    return _read(pipeline)[0]
+
+
+def _read(pipeline: Any) -> tuple[ViewRecipe, list[_Part]]:
+    """The recipe of a pipeline, and the transforms that it was read from, each with its operation."""
     pixels = _Pixels()
     operations = _operations(pipeline, pixels)
     crops = [operation for operation in operations if isinstance(operation, ops.RandomResizedCrop)]
@@ -108,7 +144,75 @@ def convert_view(pipeline: Any) -> ViewRecipe:
     require(pixels.is_float, _CALL, "a pipeline that ends in float tensors in [0, 1] or normalised", came)
     size = crops[0].size
     assert size is not None
-    return ViewRecipe(size, operations)
+    return ViewRecipe(size, operations), pixels.parts
+
+
+# ---- the proof ----
+
+
+def _prove(pipeline: Any, recipe: ViewRecipe, parts: Sequence[_Part], example: Any) -> None:
+    """Fail unless the parts of a pipeline do what they were read as, and its views are those of the recipe."""
+    with kept_random_state(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for part in parts:
+            if isinstance(part.operation, ops.RandomResizedCrop):
+                continue  # alone it is a whole view
+            read_as = (part.operation, part.pixels.is_tensor, part.pixels.is_float)
+            if read_as not in _proved.setdefault(part.transform, set()):
+                difference = part_difference(part.transform, part.operation, part.pixels.as_given, min(recipe.shape))
+                if difference is not None:
+                    _differs(part.transform, part.operation, difference)
+                _proved[part.transform].add(read_as)
+        known, whole = _proved.setdefault(parts[-1].transform, set()), (recipe, _kind(example))
+        if whole not in known:
+            difference = _view_difference(pipeline, recipe, example)
+            if difference is not None:
+                _differs(pipeline, recipe, difference)
+            known.add(whole)
+
+
+def _view_difference(pipeline: Any, recipe: ViewRecipe, example: Any) -> str | None:
+    normalize = recipe.find(ops.Normalize)
+    channels = len(normalize.mean) if isinstance(normalize, ops.Normalize) else 3
+    failed: Exception | None = None
+    for probe in _probes(example, channels):
+        try:
+            return view_difference(lambda image: _run(pipeline, image), recipe, probe)
+        except HVSError:
+            raise
+        except Exception as error:  # it may fail in any way on another kind of image than its own
+            failed = failed or error
+    hint = "example= is an image as the dataset gives it."
+    fail(_CALL, "a transform that runs on an image", f"{_name(pipeline)}: {failed}", hint)
+
+
+def _run(pipeline: Any, image: Any) -> Any:
+    if isinstance(pipeline, (list, tuple, torch.nn.ModuleList)):
+        for transform in pipeline:
+            image = _run(transform, image)
+        return image
+    return pipeline(image)
+
+
+def _differs(transform: Any, read_as: object, difference: str) -> None:
+    name = type(transform).__name__
+    hint = f"hvs_aug.register_converter({name!r}, function) says what it does; or keep it: views='own', sampler.select(candidates)."
+    fail(_CALL, f"a transform that does what it was read as, {read_as}", f"{_name(transform)}, which differs in {difference}", hint)
+
+
+def _kind(example: Any) -> tuple[Any, ...]:
+    shape = example.shape[:1] if isinstance(example, torch.Tensor) else ()
+    return (type(example), getattr(example, "mode", None), getattr(example, "dtype", None), tuple(shape))
+
+
+def _probes(example: Any, channels: int = 3) -> list[Any]:
+    """A picture like the example; without one, pictures of each kind."""
+    if example is not None:
+        return [probe_like(example)]
+    tensor = torch.zeros(channels, 1, 1, dtype=torch.uint8, device="cpu")
+    kinds = [tensor, tensor.float(), np.zeros((1, 1, channels), np.uint8)]
+    pillow = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
+    return [probe_like(kind) for kind in ([Image.new(pillow, (1, 1)), *kinds] if pillow else kinds)]
 
 
 # ---- several views ----
@@ -122,10 +226,16 @@ class _View:
     role: Role | None = None
 
 
-def _slots(views: Sequence[_View]) -> list[ViewSlot]:
+def _slots(views: Sequence[_View], example: Any) -> list[ViewSlot]:
     """One slot for each run of views with equal recipes, with twice as many candidates as are kept."""
-    recipes = {id(view.pipeline): convert_view(view.pipeline) for view in views}
-    read = [(recipes[id(view.pipeline)], view.role) for view in views]
+    recipes: dict[tuple[int, ...], ViewRecipe] = {}
+    read: list[tuple[ViewRecipe, Role | None]] = []
+    for view in views:
+        key = tuple(map(id, view.pipeline)) if isinstance(view.pipeline, tuple) else (id(view.pipeline),)
+        if key not in recipes:
+            recipes[key], parts = _read(view.pipeline)
+            _prove(view.pipeline, recipes[key], parts, example)
+        read.append((recipes[key], view.role))
     largest = max(read, key=lambda one: one[0].shape[0] * one[0].shape[1])[0].shape
     first = next(recipe for recipe, role in read if role != "local" and (role or recipe.shape == largest))
     runs = [(one, len(list(run))) for one, run in groupby((recipe, role or _role(recipe, first)) for recipe, role in read)]
@@ -164,28 +274,38 @@ def _counts(candidates: int | Sequence[int], selects: Sequence[int], multi_crop:
     return shared
 
 
-def _views(transform: Any) -> list[_View] | list[ViewSlot] | None:
-    """The view that each part of the transform makes, where it returns several; None where it returns one."""
-    if isinstance(transform, (list, tuple)):
-        return [_View(view) for view in transform]
-    for kind in type(transform).__mro__:
-        function = _registered.get(kind) or _registered.get(kind.__name__)
-        if function is not None:
-            return _registered_views(function(transform))
-        several = _MULTIVIEW.get(kind.__name__)
-        if several is not None:
-            try:
-                return several(transform)
-            except AttributeError as error:
-                fail(_CALL, f"{kind.__name__} as in its own repo", f"one that {str(error).split('object ')[-1]}")
-        if _BEHAVIOUR & vars(kind).keys():
-            return None
-    return None
+def _draws(part: Any) -> bool:
+    """Whether a transform draws something; if it cannot be read, it may."""
+    try:
+        found = _operations(part, _Pixels())
+    except HVSError:
+        return True
+    return any(operation.identity or isinstance(operation, (ops.RandomResizedCrop, Group)) for operation in found)
 
 
-def _registered_views(found: Converted) -> list[_View] | list[ViewSlot] | None:
-    """What a converter returned, where that is slots or a pipeline for each of several views: each has a crop of its own."""
-    entries: list[Any] = [found] if isinstance(found, Operation) else list(found)
+def _traced_views(transform: Any, returned: Returned) -> list[_View]:
+    """The pipeline of each view that was returned."""
+    views: list[_View] = []
+    hint = "hvs_aug.wrap runs it as it is (views='own'); hvs_aug.register_converter can list the pipeline of each view."
+    for view in returned.views:
+        place = "".join(f"[{step!r}]" for step in view.paths[0])
+        if view.pipeline is None:
+            fail(
+                _CALL, "views that its parts make of the image, and nothing else", f"{_name(transform)}, whose {place} is not", hint
+            )
+        if view.follows is not None:
+            fail(_CALL, "views that share no draw", f"{_name(transform)}, whose {place} shares one with an earlier view", hint)
+        views.append(_View(view.pipeline, view.role))
+    return views
+
+
+def _registered_views(transform: Any) -> list[_View] | list[ViewSlot] | None:
+    """What a registered converter returned, where that is slots or a pipeline for each of several views: each has a crop."""
+    functions = [function for kind in type(transform).__mro__ if (function := _own_converter(kind)) is not None]
+    if not functions:
+        return None
+    found = functions[0](transform)
+    entries: list[Any] = list(found) if isinstance(found, (list, tuple)) else []
     if entries and all(isinstance(entry, ViewSlot) for entry in entries):
         return entries
     if len(entries) > 1 and all(_has_crop(entry) for entry in entries):
@@ -200,6 +320,15 @@ def _has_crop(pipeline: Any) -> bool:
 # ---- one view ----
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A transform that was read as one operation, and what the pixels are there."""
+
+    transform: Any
+    operation: Operation
+    pixels: _Pixels
+
+
 @dataclass
 class _Pixels:
     """What the pixels are at one place of a pipeline: read from the transforms before it."""
@@ -208,11 +337,18 @@ class _Pixels:
     is_float: bool = False
     size: tuple[int, int] | None = None
     aliased: Any = None  # what resizes without antialiasing, which Pillow images ignore
+    parts: list[_Part] = field(default_factory=list, compare=False)  # what was read, outside groups
 
     @property
     def level(self) -> float:
         """What one unit of the pixels is, in [0, 1]."""
         return 1.0 if self.is_float else 1 / 255
+
+    def as_given(self, pixels: torch.Tensor) -> Any:
+        """What a transform at this place gets of a uint8 picture ``(3, h, w)``."""
+        if not self.is_tensor:
+            return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        return pixels.float() / 255 if self.is_float else pixels
 
     def to_tensor(self, *, is_float: bool = False) -> Converted:
         """A conversion that takes Pillow images only."""
@@ -247,6 +383,8 @@ def _operations(transform: Any, pixels: _Pixels) -> list[Operation]:
     if isinstance(transform, (list, tuple, torch.nn.ModuleList, torch.nn.Sequential)):
         return [operation for inner in transform for operation in _operations(inner, pixels)]
     found = _converted(transform, pixels)
+    if isinstance(found, Operation) and not isinstance(found, (ops.Resize, ops.CenterCrop)):
+        pixels.parts.append(_Part(transform, found, replace(pixels, parts=[])))
     is_known = isinstance(found, Operation) or (isinstance(found, (list, tuple)) and not any(map(_is_slot, found)))
     expected = "an operation, or a list of operations and transforms"
     require(is_known, "register_converter(function)", expected, f"{type(found).__name__} for {_name(transform)}")
@@ -260,7 +398,7 @@ def _is_slot(entry: Any) -> bool:
 def _converted(transform: Any, pixels: _Pixels) -> Converted:
     """What the converter says of the first of the transform's classes that has one and whose behaviour it keeps."""
     for kind in type(transform).__mro__:
-        own = _registered.get(kind) or _registered.get(kind.__name__)
+        own = _own_converter(kind)
         if own is not None:
             return own(transform)
         known = _known(kind)
@@ -272,6 +410,20 @@ def _converted(transform: Any, pixels: _Pixels) -> Converted:
     name = type(transform).__name__
     hint = f"hvs_aug.register_converter({name!r}, function) says what it does; or keep it and use sampler.select(candidates)."
     fail(_CALL, "a transform that can be expressed exactly", _name(transform), hint)
+
+
+def _has_converter(transform: Any) -> bool:
+    """Whether one of the transform's classes has a converter, and it keeps that class's behaviour."""
+    for kind in type(transform).__mro__:
+        if (_own_converter(kind) or _known(kind)) is not None:
+            return True
+        if _BEHAVIOUR & vars(kind).keys():
+            return False
+    return False
+
+
+def _own_converter(kind: type) -> Callable[[Any], Converted] | None:
+    return _registered.get(kind) or _registered.get(kind.__name__)
 
 
 def _known(kind: type) -> Callable[[Any, _Pixels], Converted | None] | None:
@@ -290,7 +442,7 @@ def _refuse(expected: str, transform: Any, hint: str | None = None) -> None:
 def _name(transform: Any) -> str:
     text = " ".join(repr(transform).split())
     plain = text.startswith("<") or not text.startswith(type(transform).__name__)
-    name = type(transform).__name__ if plain else text
+    name = getattr(transform, "__qualname__", type(transform).__name__) if plain else text
     return name if len(name) <= 120 else f"{name[:117]}..."
 
 
@@ -366,9 +518,9 @@ def _normalize(t: Any, at: _Pixels) -> Converted:
 
 def _members(t: Any, transforms: Any, at: _Pixels) -> list[Operation]:
     """The operations of a group, none of which may change what the pixels are."""
-    before = replace(at)
-    found = _operations(list(transforms), at)
-    if at != before:
+    inside = replace(at, parts=[])
+    found = _operations(list(transforms), inside)
+    if inside != at:
         _refuse("conversions and crops that are always applied", t)
     return found
 
@@ -482,26 +634,4 @@ _REPOS: dict[str, Callable[[Any, _Pixels], Converted | None]] = {
     "Equalization": lambda t, at: ops.RandomEqualize(1.0),
     "ToTensor": lambda t, at: [t.transform] if vars(t).keys() == {"transform"} else None,
     "MaybeToTensor": lambda t, at: at.to_image(is_float=True),
-}
-
-
-def _two_crops(transform: Any) -> list[_View]:
-    if hasattr(transform, "base_transform"):
-        return [_View(transform.base_transform)] * 2
-    return [_View(transform.base_transform1), _View(transform.base_transform2)]  # MoCo v3
-
-
-def _multi_crop(transform: Any) -> list[_View]:
-    others = getattr(transform, "global_crops_number", 2) - 1
-    globals_ = [transform.global_transfo1, *[transform.global_transfo2] * others]
-    views = [_View(view, "global") for view in globals_]
-    return views + [_View(transform.local_transfo, "local")] * transform.local_crops_number
-
-
-_MULTIVIEW: dict[str, Callable[[Any], list[_View]]] = {
-    "TwoCropsTransform": _two_crops,
-    "ContrastiveLearningViewGenerator": lambda t: [_View(t.base_transform)] * t.n_views,
-    "DataAugmentationDINO": _multi_crop,
-    "DataAugmentationiBOT": _multi_crop,
-    "MultiViewTransform": lambda t: [_View(view) for view in t.transforms],
 }

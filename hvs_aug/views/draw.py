@@ -108,9 +108,13 @@ def draw_slot(
 
     drawn: dict[str, Tensor] = {}
 
+    groups: dict[str, int] = {}
+
     def draw(operation: Operation, names: list[str], keep: Tensor | None) -> None:
         if isinstance(operation, Group):
-            applied = operation.members_applied(uniform(f"{type(operation).__name__} of {names[0]}", operation, operation.columns))
+            kind = type(operation).__name__
+            groups[kind] = groups.get(kind, 0) + 1
+            applied = operation.members_applied(uniform(f"{kind}-{groups[kind]}", operation, operation.columns))
             for member, members_keep in zip(operation.members, applied, strict=True):
                 draw(member, names, members_keep if keep is None else members_keep & keep)
             return
@@ -149,7 +153,9 @@ def _mirror(boxes: Tensor, applied: Tensor, sizes: Tensor, axis: int) -> None:
 
 def _require_drawn(operation: Operation, values: Mapping[str, Tensor], shape: tuple[int, int]) -> None:
     call = f"{type(operation).__name__}.draw"
-    require(values.keys() == operation.identity.keys(), call, f"the parameters {sorted(operation.identity)}", f"{sorted(values)}")
+    expected_names = f"the parameters {sorted(operation.identity)}"
+    require(isinstance(values, Mapping), call, expected_names, values)
+    require(values.keys() == operation.identity.keys(), call, expected_names, f"{sorted(values)}")
     for name, identity in operation.identity.items():
         value, expected = values[name], (*shape, *identity.shape)
         fits = isinstance(value, Tensor) and value.shape == expected and value.dtype == identity.dtype

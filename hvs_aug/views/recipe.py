@@ -58,9 +58,14 @@ class ViewRecipe:
         crops = [place for place, operation in enumerate(operations) if isinstance(operation, RandomResizedCrop)]
         hint = "for all of an image: RandomResizedCrop(scale=(1, 1), ratio=(1, 1)) of a square one."
         require(len(crops) == 1, "ViewRecipe(operations)", "one RandomResizedCrop", f"{len(crops)}", hint)
+        has_flip = False
         for operation in operations[: crops[0]]:
             if not isinstance(operation, (*_PREPARE, *_FLIPS)):
                 fail("ViewRecipe(operations)", "only Resize, CenterCrop and flips before the crop", operation)
+            has_flip = has_flip or isinstance(operation, _FLIPS)
+            if has_flip and isinstance(operation, CenterCrop):
+                # The middle of an image with an odd margin is another one after a flip.
+                fail("ViewRecipe(operations)", "CenterCrop before a flip", operation)
         is_normalized = False
         for operation in operations[crops[0] + 1 :]:
             if isinstance(operation, _PREPARE):

@@ -421,10 +421,10 @@ def test_large_images_are_converted_strip_by_strip_to_the_same_pixels(monkeypatc
 
 
 HUGE = {
-    "PNG": b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 12000, 12000, 8, 2, 0, 0, 0)) + chunk(b"IDAT", b""),
+    "PNG": b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 11000, 11000, 8, 2, 0, 0, 0)) + chunk(b"IDAT", b""),
     "16-bit PNG": b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 9000, 9000, 16, 2, 0, 0, 0)) + chunk(b"IDAT", b""),
-    "PPM": b"P6 12000 12000 255\n",
-    "BMP": b"BM" + struct.pack("<IIIIiiHHIIIIII", 0, 0, 54, 40, 12000, 12000, 1, 24, 0, 0, 0, 0, 0, 0),
+    "PPM": b"P6 11000 11000 255\n",
+    "BMP": b"BM" + struct.pack("<IIIIiiHHIIIIII", 0, 0, 54, 40, 11000, 11000, 1, 24, 0, 0, 0, 0, 0, 0),
 }
 
 
@@ -432,7 +432,7 @@ HUGE = {
 @pytest.mark.parametrize("kind", HUGE)
 def test_an_image_that_would_take_more_than_1_gib_is_refused_before_it_is_decoded(kind: str) -> None:
     with pytest.raises(
-        HVSError, match=r"huge: expected an image of at most [\d,]+ pixels, got (12000 x 12000|9000 x 9000) pixels"
+        HVSError, match=r"huge: expected an image of at most [\d,]+ pixels, got (11000 x 11000|9000 x 9000) pixels"
     ) as caught:
         decode_image(HUGE[kind], name="huge")
     assert "reduce it beforehand" in str(caught.value)
@@ -476,6 +476,21 @@ def test_unit_range_of_each_dtype() -> None:
 @pytest.mark.parametrize("size, max_side, expected", [((100, 50), 10, (10, 5)), ((3, 4000), 1000, (1, 1000)), ((7, 7), 3, (3, 3))])
 def test_reduced_size_keeps_the_aspect(size: tuple[int, int], max_side: int, expected: tuple[int, int]) -> None:
     assert reduced_size(*size, max_side) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
+@pytest.mark.parametrize("size", [(24, 1), (1, 24), (1, 1), (20, 7)])
+def test_downscale_to_any_size_is_that_of_pil(dtype: torch.dtype, size: tuple[int, int]) -> None:
+    # torch interpolates floating point to a width of 1 wrongly.
+    top = {torch.uint8: 255, torch.uint16: 65535, torch.float32: 1}[dtype]
+    for channels in (1, 3):
+        values = np.random.default_rng(0).random((channels, 36, 27)) * top
+        pixels = torch.from_numpy(values.round() if top > 1 else values).to(dtype)
+        bands = [Image.fromarray(band.double().numpy().astype(np.float32)) for band in pixels]
+        expected = np.stack([np.asarray(band.resize(size[::-1], Image.Resampling.BILINEAR)) for band in bands])
+        small = downscale(pixels, size)
+        assert small.dtype == dtype and hwc_memory(small)
+        np.testing.assert_allclose(small.double().numpy(), expected, atol=1 if top > 1 else 1e-5)
 
 
 def test_downscale_is_that_of_pil_and_does_not_touch_its_input() -> None:

@@ -134,7 +134,7 @@ def test_the_matrix_maps_what_is_seen() -> None:
     """Where a linear ramp shows source position (x, y), the matrix maps (x, y) to that pixel."""
     crop = RandomResizedCrop(16, scale=(0.2, 0.5), flip_prob=0.5)
     ramp = _ramp(32, 60, 80)
-    views = crop(ramp)
+    views = crop(ramp / 80) * 80  # images are in [0, 1]
     inner = slice(4, 12)  # away from the box's edges; elsewhere an antialiased ramp is one within a few hundredths of a pixel
     y, x = torch.meshgrid(torch.arange(16.0)[inner], torch.arange(16.0)[inner], indexing="ij")
     seen = torch.cat([views[:, :, inner, inner], torch.ones(32, 1, 8, 8)], dim=1)

@@ -293,7 +293,7 @@ def test_a_larger_scale_than_that_of_the_recipe(scale: float) -> None:
 
 def test_equalize_and_posterize_of_values_beyond_the_unit_range() -> None:
     """A fill may be anything; histograms and levels must not be written outside of their memory."""
-    outside = ops.RandomErasing(1.0, (0.3, 0.9), value=(1e9, -40.0, float("nan")))
+    outside = ops.RandomErasing(1.0, (0.3, 0.9), value=(1e9, -40.0, 3.0))
     for step in (ops.RandomEqualize(1.0), ops.RandomRotation(30, fill=(500.0, -1.0, 3.0))):
         recipe = ViewRecipe(32, [WHOLE, outside, step, ops.RandomEqualize(1.0)])
         fast, definition = (CandidateViews(ViewSlot(recipe, 1, 1), renderer=name) for name in ("cpu", "definition"))
@@ -327,3 +327,21 @@ def test_params_whose_draws_have_another_shape_are_refused(renderer: str) -> Non
             views.transform(images, replace(params, drawn={**params.drawn, "ColorJitter.factors": wrong}))
     with pytest.raises(ValueError, match=r"params without \['GaussianBlur.sigma'\]"):
         views.transform(images, replace(params, drawn={k: v for k, v in params.drawn.items() if k != "GaussianBlur.sigma"}))
+
+
+@pytest.mark.parametrize(("taps", "sigma"), [(9, (0.1, 0.5)), (23, (0.1, 2.0)), (31, (4.0, 9.0))])
+def test_wide_blurs(taps: int, sigma: tuple[float, float]) -> None:
+    compare(ViewRecipe(64, [WHOLE, ops.GaussianBlur(taps, sigma)]), pictures(64, 64), views=4)
+
+
+def test_equalize_of_steps_of_several_pixels() -> None:
+    compare(ViewRecipe(64, [WHOLE, ops.RandomEqualize(1.0)]), pictures(64, 64) ** 2)
+
+
+def test_two_flips_of_one_kind_are_none() -> None:
+    images = pictures(16, 16)
+    for flip in (ops.RandomHorizontalFlip, ops.RandomVerticalFlip):
+        for steps in ([flip(1.0), flip(1.0)], [flip(1.0), ops.RandomErasing(0.0), flip(1.0)]):
+            views = CandidateViews(ViewSlot(ViewRecipe(16, [WHOLE, *steps]), 1, 1), renderer="cpu")
+            assert torch.equal(views(images)[0][0][0], images)
+        compare(ViewRecipe(16, [ops.RandomResizedCrop(), flip(), ops.RandomInvert(), flip()]), images, views=6)

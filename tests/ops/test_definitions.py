@@ -79,9 +79,17 @@ def of_image(drawn: dict[str, Tensor], index: int) -> Drawn:
 def test_every_operation_is_compared() -> None:
     assert set(EXPECTED) == set(OPERATIONS)
     leaves = {type(operation).__name__ for operation in OPERATIONS.values()}
-    assert leaves | {"RandomResizedCrop", "Resize", "CenterCrop", "RandomApply", "RandomChoice", "Operation", "cpu_kernel"} == set(
-        ops.__all__
-    )
+    assert leaves | {
+        "RandomResizedCrop",
+        "Resize",
+        "CenterCrop",
+        "RandomApply",
+        "RandomChoice",
+        "Operation",
+        "cpu_kernel",
+        "gpu_kernel",
+        "device_function",
+    } == set(ops.__all__)
 
 
 @pytest.mark.parametrize("size", [(24, 24), (17, 30), (33, 9), (3, 3)], ids=str)

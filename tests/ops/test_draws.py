@@ -139,11 +139,14 @@ def test_erasing(fields: dict[str, tuple[float, float]], size: tuple[int, int]) 
     if is_erased.any():
         for column in range(4):
             same_law(box[is_erased, column], theirs[tv_erased, column])
+        place = (box[is_erased, :2] / (torch.tensor(size) - box[is_erased, 2:])).T
+        assert abs(torch.corrcoef(place)[0, 1]) < 0.07
     assert (box[:, :2] >= 0).all() and (box[:, :2] + box[:, 2:] <= torch.tensor(size)).all()
 
 
 COINS = [
-    ops.RandomHorizontalFlip, ops.RandomVerticalFlip, ops.RandomGrayscale, ops.RandomInvert, ops.RandomAutocontrast, ops.RandomEqualize,
+    ops.RandomHorizontalFlip, ops.RandomVerticalFlip, ops.RandomGrayscale, ops.RandomInvert, ops.RandomAutocontrast,
+    ops.RandomEqualize,
     lambda p: ops.RandomSolarize(0.3, p), lambda p: ops.RandomPosterize(3, p), lambda p: ops.RandomAdjustSharpness(2.0, p),
     lambda p: ops.GaussianBlur(3, p=p), lambda p: ops.ColorJitter(0.4, 0.4, 0.4, 0.1, p=p), lambda p: ops.RandomRotation(90, p=p),
     lambda p: ops.RandomErasing(p, (0.02, 0.1)),

@@ -122,7 +122,7 @@ def test_triton_itself_binds_the_arguments_of_a_launch(size: int, monkeypatch: p
     from triton.runtime import driver
 
     (given,) = preset_slots("simclr", 64)
-    slot = replace(given, recipe=replace(given.recipe, size=size).replace(ops.GaussianBlur, kernel_size=1)) if size == 1 else given
+    slot = replace(given, recipe=replace(given.recipe.replace(ops.GaussianBlur, kernel_size=1), size=size)) if size == 1 else given
     images = ImageBatch.pack([torch.zeros(3, 40, 40, dtype=torch.uint8)])
     params = CandidateViews(slot).make_params(images)
     drawn = {name: params.draws(name) for name, _ in slot.recipe.steps}

@@ -331,3 +331,15 @@ def test_networks() -> None:
     assert small(pixels).shape == (2, 512) and small.body.conv1.stride == (1, 1) and large.body.conv1.stride == (2, 2)
     head = mlp(8, 6, 4, last_norm=True)
     assert [type(layer).__name__ for layer in head] == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
+
+
+def test_gradients_are_clipped_parameter_by_parameter() -> None:
+    dino, simclr = build("dino"), build("simclr")
+    for method in (dino, simclr):
+        for number, weight in enumerate(method.parameters()):
+            weight.grad = torch.full_like(weight, 0.0 if number % 3 == 0 else 10.0 if number % 3 == 1 else 1e-4)
+        method.clip_gradients()
+    for number, weight in enumerate(dino.parameters()):
+        norm = {0: 0.0, 1: min(3.0, 10 * weight.numel() ** 0.5), 2: min(3.0, 1e-4 * weight.numel() ** 0.5)}[number % 3]
+        assert float(weight.grad.norm()) == pytest.approx(norm, rel=1e-3)
+    assert {float(weight.grad.max()) for weight in simclr.parameters()} == {0.0, 10.0, float(torch.tensor(1e-4))}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_sthalles_simclr_is_the_preset() -> None:
 
 def test_mocov3_keeps_its_two_views_apart() -> None:
     one = simsiam_view()
-    other = v1.Compose([*one.transforms[:5], solarize(0.2, name="Solarize", threshold=128), *one.transforms[5:]])
+    other = v1.Compose([*one.transforms[:5], solarize(1.0, name="Solarize", threshold=128), *one.transforms[5:]])
     slots = convert(
         named("TwoCropsTransform", lambda x: [one(x), other(x)], base_transform1=one, base_transform2=other), candidates=6
     )
@@ -323,11 +324,114 @@ def test_subclasses_are_followed_only_while_they_behave_alike() -> None:
         convert_view([Other(48), v1.ToTensor()])
 
 
-def test_multi_view_classes_of_another_structure_are_refused() -> None:
-    with pytest.raises(HVSError, match="DataAugmentationDINO as in its own repo, got one that has no attribute 'global_transfo1'"):
+def test_what_returns_several_views_in_another_way_is_refused() -> None:
+    view, late = v1.Compose([v1.RandomResizedCrop(16), v1.ToTensor()]), v1.Compose([v1.RandomGrayscale(), v1.ToTensor()])
+    crop = v1.RandomResizedCrop(16)
+
+    def brightened(image: Any) -> list[Tensor]:
+        return [view(image), 0.5 * view(image)]
+
+    def of_one_crop(image: Any) -> list[Tensor]:
+        cropped = crop(image)
+        return [late(cropped), late(cropped)]
+
+    with pytest.raises(
+        HVSError, match=r"views that its parts make of the image, and nothing else, got .*brightened.*whose \[1\] is not"
+    ):
+        convert(brightened)
+    with pytest.raises(HVSError, match=r"views that share no draw, got .*whose \[1\] shares one with an earlier view"):
+        convert(of_one_crop)
+    with pytest.raises(HVSError, match="got DataAugmentationDINO"):
         convert(named("DataAugmentationDINO", None, geometric_augmentation_global=None))
     with pytest.raises(HVSError, match="at least one view"):
         convert([])
+
+
+class Pair:
+    def __init__(self, one: Any, other: Any) -> None:
+        self.one, self.other = one, other
+
+    def __call__(self, image: Any) -> Any:
+        return self.one(image), self.other(image)
+
+
+class ViewsInDicts:
+    """Globals of a shared first step, a list of locals, and what is returned twice, as in DINOv2."""
+
+    def __init__(self) -> None:
+        self.geometric = v1.Compose([v1.RandomResizedCrop(24, scale=(0.4, 1.0)), v1.RandomHorizontalFlip()])
+        self.colour, self.end = v2.ColorJitter(0.4), v1.Compose([v1.ToTensor(), v1.Normalize(MEAN, STD)])
+        self.transfo = v1.Compose([self.colour, self.end])
+        self.small = v1.RandomResizedCrop(24, scale=(0.05, 0.5))
+
+    def __call__(self, image: Any) -> Any:
+        globals_ = [self.transfo(self.geometric(image)) for _ in range(2)]
+        locals_ = [self.end(self.small(image)) for _ in range(3)]
+        return {"global_crops": globals_, "global_crops_teacher": globals_, "local_crops": locals_, "offsets": ()}
+
+
+def test_views_of_a_class_or_function_of_the_users_own() -> None:
+    one = v1.Compose([v1.RandomResizedCrop(16), v1.ToTensor()])
+    other = v1.Compose([v1.RandomResizedCrop(16), v1.RandomGrayscale(0.5), v1.ToTensor()])
+    assert [(slot.candidates, slot.select) for slot in convert(Pair(one, one))] == [(4, 2)]
+    assert [(slot.candidates, slot.select) for slot in convert(Pair(one, other))] == [(2, 1), (2, 1)]
+    assert [(slot.candidates, slot.select) for slot in convert(lambda image: [one(image) for _ in range(3)], 6)] == [(6, 3)]
+    assert convert(v1.Compose([v1.Resize(40), Pair(one, one)]))[0].recipe == convert_view([v1.Resize(40), one])
+    with pytest.raises(HVSError, match="views that share no draw"):
+        convert(v1.Compose([v1.RandomHorizontalFlip(), Pair(one, one)]))
+    slots = convert(ViewsInDicts())
+    assert [(slot.role, slot.candidates, slot.select) for slot in slots] == [("global", 4, 2), ("local", 6, 3)]
+    assert slots[0].recipe.find(ops.ColorJitter) == ops.ColorJitter(0.4)
+
+
+def test_the_global_random_state_is_as_before() -> None:
+    def drawn() -> list[float]:
+        torch.manual_seed(0), np.random.seed(0), random.seed(0)  # noqa: NPY002
+        if converts:
+            convert(ViewsInDicts())
+        return [torch.rand(()).item(), np.random.rand(), random.random()]  # noqa: NPY002
+
+    converts = False
+    expected = drawn()
+    converts = True
+    assert drawn() == expected
+
+
+@pytest.mark.parametrize(
+    "step, words",
+    [
+        (named("GaussianBlur", lambda image: image, sigma=(0.1, 2.0)), r"GaussianBlur\(kernel_size=23\), got GaussianBlur, .* in"),
+        (blur(0.9, p=0.1), "got GaussianBlur, which differs in"),
+        (blur(0.0, p=0.1), "got GaussianBlur, which differs in"),
+        (solarize(1.0, p=0.5), "got Solarization, which differs in"),
+        (named("Solarize", lambda image: image.convert("L").convert("RGB"), threshold=128), "got Solarize, which differs in"),
+        (named("Equalization", lambda image: image), "got Equalization, which differs in"),
+    ],
+)
+def test_a_class_that_only_bears_a_known_name_is_refused(step: Any, words: str) -> None:
+    with pytest.raises(HVSError, match=words):
+        convert(v1.Compose([v1.RandomResizedCrop(32), step, v1.ToTensor()]))
+
+
+def test_a_wrong_converter_is_refused() -> None:
+    register_converter(RandomDarken, lambda t: Darken(0.5, t.p))
+    with pytest.raises(HVSError, match=r"does what it was read as, Darken\(factor=0.5, p=1\), got RandomDarken"):
+        convert(v1.Compose([v1.RandomResizedCrop(32), v1.ToTensor(), RandomDarken(0.25, p=1.0)]))
+
+
+def test_a_pipeline_that_does_something_else_as_a_whole_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(v1.RandomResizedCrop, "forward", lambda self, image: image.resize((32, 32)))
+    with pytest.raises(HVSError, match="RandomResizedCrop.*which differs in"):
+        convert(v1.Compose([v1.RandomResizedCrop(32, scale=(0.05, 0.2)), v1.ToTensor()]))
+
+
+def test_images_of_another_kind() -> None:
+    thirteen = v1.Compose([v1.RandomResizedCrop(16), v1.Normalize((0.5,) * 13, (0.5,) * 13)])
+    tensors = v1.Compose([v1.ConvertImageDtype(torch.float32), thirteen])
+    assert len(convert([tensors, tensors])) == 1
+    assert len(convert(Pair(tensors, tensors), example=torch.zeros(13, 20, 20, dtype=torch.uint8))) == 1
+    gray = v1.Compose([v1.RandomResizedCrop(16), v1.ToTensor(), v1.Normalize((0.5,), (0.5,))])
+    assert len(convert(Pair(gray, gray), example=Image.new("L", (20, 20)))) == 1
 
 
 def test_roles_come_from_the_transform_not_from_the_size() -> None:

@@ -18,7 +18,7 @@ import torch
 from kornia.augmentation.auto import RandAugment
 from torch import Tensor, nn
 
-from hvs_aug import CandidateViews, HVSError, ImageBatch, ViewParams, ViewRecipe, ViewSlot
+from hvs_aug import CandidateViews, HVSError, ImageBatch, Scoring, ViewParams, ViewRecipe, ViewSlot
 from hvs_aug.integrations import kornia as ours
 from hvs_aug.selection.losses import NTXentLoss
 from hvs_aug.selection.sampler import HardPairSampler
@@ -264,7 +264,7 @@ def test_kornia_and_recipe_slots_stand_side_by_side() -> None:
     assert torch.equal(winners[2], _gather(rendered[2], indices[2:] - 5))
 
 
-@pytest.mark.parametrize("options", [{}, {"score_scale": 0.5}, {"fraction": 0.5}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"scoring": Scoring(scale=0.5)}], ids=str)
 def test_hard_pairs_are_chosen_among_kornias_views(options: dict[str, Any]) -> None:
     model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
     views = CandidateViews(ViewSlot(_simclr(), candidates=4, select=2))
