@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import contestants
 from benchmarks.common import arguments, summarise, table, write
 from hvs_aug import CandidateViews, ImageBatch, ViewRecipe, ops
 from hvs_aug.views.presets import preset_slots
@@ -31,62 +32,7 @@ IMAGES = {"simclr": 256, "dino": 64}
 REPEATED_UNTIL = 0.02  # seconds
 
 
-def find(recipe: ViewRecipe, kind: type[Any]) -> Any:
-    """The operation of a class, or one that never changes anything."""
-    nothing: dict[type[Any], Any] = {
-        ops.ColorJitter: ops.ColorJitter(p=0.0),
-        ops.RandomGrayscale: ops.RandomGrayscale(0.0),
-        ops.GaussianBlur: ops.GaussianBlur(3, p=0.0),
-        ops.RandomSolarize: ops.RandomSolarize(p=0.0),
-        ops.Normalize: ops.Normalize((0.0,) * 3, (1.0,) * 3),
-    }
-    return recipe.find(kind) or nothing[kind]
-
-
-def kornia_pipeline(recipe: ViewRecipe, device: str) -> Callable[[Tensor], Tensor]:
-    """Stock Kornia with the recipe's ranges."""
-    import kornia.augmentation as K
-
-    crop, jitter, blur = recipe.crop, find(recipe, ops.ColorJitter), find(recipe, ops.GaussianBlur)
-    solarize, normalize = find(recipe, ops.RandomSolarize), find(recipe, ops.Normalize)
-    ranges = [getattr(jitter, name) for name in ("brightness", "contrast", "saturation", "hue")]
-    pipeline: Callable[[Tensor], Tensor] = K.AugmentationSequential(
-        K.RandomResizedCrop(recipe.shape, crop.scale, crop.ratio, resample=crop.interpolation),
-        K.RandomHorizontalFlip(0.5),
-        K.ColorJitter(*ranges, p=jitter.p),
-        K.RandomGrayscale(p=find(recipe, ops.RandomGrayscale).p),
-        K.RandomGaussianBlur((blur.kernel_size,) * 2, blur.sigma, p=blur.p),
-        K.RandomSolarize(solarize.threshold, 0.0, p=solarize.p),
-        K.Normalize(torch.tensor(normalize.mean), torch.tensor(normalize.std)),
-        data_keys=["input"],
-    ).to(device)
-    return pipeline
-
-
-def torchvision_pipeline(recipe: ViewRecipe) -> Callable[[Tensor], Tensor]:
-    """torchvision v2 with the recipe's ranges, for one uint8 image on the device."""
-    from torchvision.transforms import InterpolationMode
-    from torchvision.transforms import v2 as T
-
-    crop, jitter, blur = recipe.crop, find(recipe, ops.ColorJitter), find(recipe, ops.GaussianBlur)
-    solarize, normalize = find(recipe, ops.RandomSolarize), find(recipe, ops.Normalize)
-    ranges = [getattr(jitter, name) for name in ("brightness", "contrast", "saturation", "hue")]
-    pipeline: Callable[[Tensor], Tensor] = T.Compose(
-        [
-            T.RandomResizedCrop(recipe.shape, crop.scale, crop.ratio, InterpolationMode(crop.interpolation), antialias=True),
-            T.RandomHorizontalFlip(0.5),
-            T.RandomApply([T.ColorJitter(*ranges)], jitter.p),
-            T.RandomGrayscale(find(recipe, ops.RandomGrayscale).p),
-            T.RandomApply([T.GaussianBlur(blur.kernel_size, blur.sigma)], blur.p),
-            T.RandomSolarize(128, solarize.p),
-            T.ToDtype(torch.float32, scale=True),
-            T.Normalize(normalize.mean, normalize.std),
-        ]
-    )
-    return pipeline
-
-
-def line_up(name: str, images: Tensor, size: int, device: str, *, compiles: bool) -> dict[str, Callable[[], object]]:
+def line_up(name: str, images: Tensor, size: int, *, compiles: bool) -> dict[str, Callable[[], object]]:
     """The contestants of a workload: images ``(B, 3, H, W)`` uint8 on the device."""
     slots = preset_slots(name, size)
     views = CandidateViews(slots)
@@ -95,14 +41,13 @@ def line_up(name: str, images: Tensor, size: int, device: str, *, compiles: bool
     definition = CandidateViews(slots, renderer="definition")
     bare = CandidateViews([replace(slot, recipe=crop_alone(slot.recipe)) for slot in slots])
     drawn = bare.make_params(batch, torch.Generator().manual_seed(0))
-    eager = [(kornia_pipeline(slot.recipe, device), slot.candidates) for slot in slots]
-    one_by_one = [(torchvision_pipeline(slot.recipe), slot.candidates) for slot in slots]
+    eager = [(contestants.kornia(slot.recipe, -1), slot.candidates) for slot in slots]
+    one_by_one = [(contestants.torchvision_v2(slot.recipe), slot.candidates) for slot in slots]
 
     def kornia(pipelines: list[tuple[Callable[[Tensor], Tensor], int]]) -> list[Tensor]:
-        scaled = images.to(torch.float32) / 255
-        return [pipeline(scaled.repeat(count, 1, 1, 1)) for pipeline, count in pipelines]
+        return [pipeline(images.repeat(count, 1, 1, 1)) for pipeline, count in pipelines]
 
-    contestants: dict[str, Callable[[], object]] = {
+    runs: dict[str, Callable[[], object]] = {
         "ours": lambda: views(batch),
         "ours, drawn before": lambda: views.transform(batch, params),
         "ours, the crop alone": lambda: bare.transform(batch, drawn),
@@ -114,8 +59,8 @@ def line_up(name: str, images: Tensor, size: int, device: str, *, compiles: bool
     }
     if compiles:
         compiled = [(torch.compile(pipeline), count) for pipeline, count in eager]
-        contestants["kornia, compiled"] = lambda: kornia(compiled)
-    return contestants
+        runs["kornia, compiled"] = lambda: kornia(compiled)
+    return runs
 
 
 def crop_alone(recipe: ViewRecipe) -> ViewRecipe:
@@ -139,18 +84,18 @@ def seconds(run: Callable[[], object], times: int, device: str) -> float:
     return start.elapsed_time(end) / 1e3 / times
 
 
-def timed(contestants: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
+def timed(runs: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
     """The seconds of every round for each contestant, after two that do not count."""
     times = {}
-    for name, run in contestants.items():
+    for name, run in runs.items():
         seconds(run, 1, device)
         times[name] = min(100, math.ceil(REPEATED_UNTIL / seconds(run, 1, device)))
-    measured: dict[str, list[float]] = {name: [] for name in contestants}
-    order, shuffled = list(contestants), random.Random(0)
+    measured: dict[str, list[float]] = {name: [] for name in runs}
+    order, shuffled = list(runs), random.Random(0)
     for _ in range(rounds):
         shuffled.shuffle(order)
         for name in order:
-            measured[name].append(seconds(contestants[name], times[name], device))
+            measured[name].append(seconds(runs[name], times[name], device))
     return measured
 
 
@@ -160,10 +105,10 @@ def difference(name: str, images: Tensor, size: int) -> float:
     views = CandidateViews(slots)
     few = ImageBatch.of(images[:8])
     params = views.make_params(few, torch.Generator().manual_seed(1))
-    pairs = zip(
-        views.transform(few, params), CandidateViews(slots, renderer="definition").transform(few, params), slots, strict=True
-    )
-    return max(float((one - other).abs().max()) * min(find(slot.recipe, ops.Normalize).std) for one, other, slot in pairs)
+    rendered, defined = views.transform(few, params), CandidateViews(slots, renderer="definition").transform(few, params)
+    pairs = zip(rendered, defined, strict=True)
+    deviations = [min(contestants.Numbers.of(slot.recipe).std or (1.0,)) for slot in slots]
+    return max(float((one - other).abs().max()) * deviation for (one, other), deviation in zip(pairs, deviations, strict=True))
 
 
 def main() -> None:
@@ -184,9 +129,9 @@ def main() -> None:
         coarse = torch.rand(count, 3, HEIGHT // 8, WIDTH // 8, generator=generator)
         smooth = torch.nn.functional.interpolate(coarse, (HEIGHT, WIDTH), mode="bicubic").clamp(0, 1)
         images = (smooth * 255).round().to(torch.uint8).to(options.device)
-        contestants = line_up(name, images, size, options.device, compiles=name == "simclr" and options.device == "cuda")
+        runs = line_up(name, images, size, compiles=name == "simclr" and options.device == "cuda")
         views = count * sum(slot.candidates for slot in preset_slots(name, size))
-        measured = timed(contestants, 2 if options.quick else 9, options.device)
+        measured = timed(runs, 2 if options.quick else 9, options.device)
         medians = {contestant: summarise(taken)["median"] for contestant, taken in measured.items()}
         for contestant, taken in measured.items():
             row = {"workload": name, "contestant": contestant, **summarise(taken), "views_per_s": views / medians[contestant]}

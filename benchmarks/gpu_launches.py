@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from hvs_aug import CandidateViews, ImageBatch, ViewSlot
 from hvs_aug.ops import gpu
 
-__all__ = ["Launch", "Rendering", "has_assembler", "machine_code", "rendering"]
+__all__ = ["Launch", "Rendering", "has_assembler", "machine_code", "rendering", "type_of"]
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def machine_code(launch: Launch, capability: int) -> dict[str, int]:
         (names.index(name),): value for name, value in launch.arguments.items() if _is_constant(launch.kernel, name, value)
     }
     signature = {
-        name: "constexpr" if (index,) in constants else _type_of(launch.arguments[name]) for index, name in enumerate(names)
+        name: "constexpr" if (index,) in constants else type_of(launch.arguments[name]) for index, name in enumerate(names)
     }
     # Triton assumes as much of every pointer that torch allocates.
     aligned = {
@@ -245,7 +245,7 @@ def _is_aligned(kernel: Any, index: int, value: Any) -> bool:
 
 
 _TYPES = {
-    torch.bool: "i1",
+    torch.bool: "u1",
     torch.uint8: "u8",
     torch.uint16: "u16",
     torch.int32: "i32",
@@ -257,11 +257,12 @@ _TYPES = {
 }
 
 
-def _type_of(value: Any) -> Any:
+def type_of(value: Any) -> Any:
+    """The type of an argument, as Triton writes it."""
     if isinstance(value, Tensor):
         return f"*{_TYPES[value.dtype]}"
     if isinstance(value, tuple):
-        return tuple(map(_type_of, value))
+        return tuple(map(type_of, value))
     if isinstance(value, float):
         return "fp32"
     return "i32" if -(2**31) <= value < 2**31 else "i64"

@@ -15,7 +15,7 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -120,7 +120,7 @@ def render(
         out = torch.empty(shape, dtype=dtype, device=images.device)
     if out.numel() == 0:
         return out
-    stages = _stages(plan)
+    stages = _stages(plan, images.channels)
     is_direct = dtype == torch.float32 and out.is_contiguous()
     needs_scratch = any(stage.head == "blur" for stage in stages) or not (is_direct or len(stages) == 1)
     chunk = -(-count // 2) if needs_scratch and 4 * out.numel() > _WHOLE_BYTES else count
@@ -132,38 +132,70 @@ def render(
     return out
 
 
-@dataclass
+class _Functions(tuple[Any, ...]):
+    """Functions that a kernel is compiled with; Triton looks for compiled kernels on disk by this key."""
+
+    @property
+    def cache_key(self) -> str:
+        return "-".join(function.cache_key for function in self)
+
+
+@dataclass(frozen=True)
 class _Stage:
     """One pass: how it reads views (``"crop"``, ``"pixels"``, ``"blur"``), and which operations it runs on them; or a definition.
 
-    ``mean_of`` is the operation of the next pass for which this one sums; ``has_mean`` says that the first of ``steps`` needs what
-    the pass before has summed.
+    Attributes:
+        head: that.
+        step: the blur, or what is run by its definition, with its name.
+        functions: of the kernels that it runs.
+        mean_of: what it sums for the next pass, or ``None``.
+        has_mean: whether the first of its kernels needs what the pass before has summed.
+        drawn: for each of its kernels, and for ``mean_of``, the names of operation and parameter of what they read.
+        fields: for each of these what :meth:`Operation.kernel_fields` returns.
     """
 
     head: str
-    step: tuple[str, Operation] | None = None  # the blur, or what is run by its definition
-    steps: list[tuple[str, Operation]] = field(default_factory=list)
-    mean_of: tuple[str, Operation] | None = None
-    has_mean: bool = False
+    step: tuple[str, Operation] | None
+    functions: _Functions
+    mean_of: Any
+    has_mean: bool
+    drawn: tuple[tuple[tuple[str, str], ...], ...]
+    fields: tuple[tuple[float, ...], ...]
 
 
 @lru_cache(maxsize=256)
-def _stages(plan: RenderPlan) -> tuple[_Stage, ...]:
+def _stages(plan: RenderPlan, channels: int) -> tuple[_Stage, ...]:
     """Share the operations out among few passes: a new one where a mean is needed, for a blur, and for a definition."""
-    stages = [_Stage("crop")]
+    heads: list[tuple[str, tuple[str, Operation] | None]] = [("crop", None)]
+    runs: list[list[tuple[str, Operation]]] = [[]]
+    means: list[tuple[str, Operation] | None] = [None]
+
+    def begin(head: str, step: tuple[str, Operation] | None = None) -> None:
+        heads.append((head, step))
+        runs.append([])
+        means.append(None)
+
     for step in plan.steps:
         kernel = step[1].gpu_kernel
         if isinstance(step[1], GaussianBlur):
-            stages.append(_Stage("blur", step))
+            begin("blur", step)
         elif kernel is None:
-            stages.append(_Stage("definition", step))
+            begin("definition", step)
         else:
-            if stages[-1].head == "definition":
-                stages.append(_Stage("pixels"))
+            if heads[-1][0] == "definition":
+                begin("pixels")
             if kernel.mean_of is not None:
-                stages[-1].mean_of = step
-                stages.append(_Stage("pixels", has_mean=True))
-            stages[-1].steps.append(step)
+                means[-1] = step
+                begin("pixels")
+            runs[-1].append(step)
+    stages = []
+    for place, ((head, own), run, mean) in enumerate(zip(heads, runs, means, strict=True)):
+        read = run if mean is None else [*run, mean]
+        fields = tuple(tuple(map(float, operation.kernel_fields(channels, plan.size, plan.scale))) for _, operation in read)
+        drawn = tuple(tuple((name, key) for key in operation.identity) for name, operation in read)
+        functions = _Functions(operation.gpu_kernel.function for _, operation in run if operation.gpu_kernel)
+        mean_of = mean[1].gpu_kernel.mean_of if mean and mean[1].gpu_kernel else None
+        stages.append(_Stage(head, own, functions, mean_of, place > 0 and means[place - 1] is not None, drawn, fields))
     return tuple(stages)
 
 
@@ -222,8 +254,8 @@ def _render_part(whole: _Batch, plan: RenderPlan, stages: Sequence[_Stage], out:
             continue
         target = out if index == len(stages) - 1 else work
         tiles = _tiles(stage.head, height, width)
-        made = torch.empty(views * count, tiles, dtype=torch.float32, device=device) if stage.mean_of else None
-        finish = _finish_arguments(stage, whole, plan, target, channels) | {"sums": made}
+        made = torch.empty(views * count, tiles, dtype=torch.float32, device=device) if stage.mean_of is not None else None
+        finish = _finish_arguments(stage, whole, target) | {"sums": made}
         source = {"source": work, "source_stride": _stride(work)}
         grid = (views * count * tiles,)
         if stage.head == "crop":
@@ -263,28 +295,19 @@ def _stride(views: Tensor) -> int:
     return views.stride(0) // (views.shape[2] * views.shape[3] * views.shape[4])
 
 
-class _Functions(tuple[Any, ...]):
-    """Functions that a kernel is compiled with; Triton looks for compiled kernels on disk by this key."""
-
-    @property
-    def cache_key(self) -> str:
-        return "-".join(function.cache_key for function in self)
-
-
-def _finish_arguments(stage: _Stage, whole: _Batch, plan: RenderPlan, target: Tensor, channels: int) -> dict[str, Any]:
+def _finish_arguments(stage: _Stage, whole: _Batch, target: Tensor) -> dict[str, Any]:
     """What a pass needs to run its operations and write the views."""
-    steps = [*stage.steps, stage.mean_of] if stage.mean_of else stage.steps
-    kernels = [operation.gpu_kernel for _, operation in stage.steps]
-    planar = target.stride(4) == 1 or channels == 1
+    channels, height, width = target.shape[2:]
+    is_planar = target.stride(4) == 1 or channels == 1
     return {
         "target": target,
         "target_stride": _stride(target),
-        "pixel_step": 1 if planar else channels,
-        "channel_step": plan.size[0] * plan.size[1] if planar else 1,
-        "steps": _Functions(kernel.function for kernel in kernels if kernel is not None),
-        "mean_of": stage.mean_of[1].gpu_kernel.mean_of if stage.mean_of and stage.mean_of[1].gpu_kernel else None,
-        "drawn": tuple(tuple(whole.drawn[name][key] for key in operation.identity) for name, operation in steps),
-        "fields": tuple(tuple(map(float, operation.kernel_fields(channels, plan.size, plan.scale))) for _, operation in steps),
+        "pixel_step": 1 if is_planar else channels,
+        "channel_step": height * width if is_planar else 1,
+        "steps": stage.functions,
+        "mean_of": stage.mean_of,
+        "drawn": tuple([tuple([whole.drawn[name][key] for name, key in names]) for names in stage.drawn]),
+        "fields": stage.fields,
     }
 
 

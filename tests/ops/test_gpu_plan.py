@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from hvs_aug import ViewRecipe, ViewSlot, ops
+from hvs_aug import CandidateViews, ImageBatch, ViewRecipe, ViewSlot, ops
+from hvs_aug.ops import gpu
 from hvs_aug.views.presets import PRESETS, preset_slots
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from benchmarks.gpu_launches import Launch, has_assembler, machine_code, rendering
+from benchmarks.gpu_launches import Launch, has_assembler, machine_code, rendering, type_of
 
 
 def everything() -> ViewSlot:
@@ -92,3 +98,100 @@ def test_kernels_are_compiled_for_a_recipe_and_not_for_a_batch() -> None:
             constants |= {name: launch.arguments[name] for name in fixed}
             compiled.add((launch.name, str(sorted(constants.items()))))
     assert len(compiled) == 4
+
+
+class StandInDriver:
+    """What Triton asks of a driver before it starts a kernel."""
+
+    def get_current_target(self) -> object:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def test_triton_itself_binds_the_arguments_of_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that a launch does before it reaches the device; and the machine code above is that of these arguments."""
+    from triton.runtime import driver
+
+    slot = preset_slots("simclr", 64)[0]
+    images = ImageBatch.pack([torch.zeros(3, 40, 40, dtype=torch.uint8)])
+    params = CandidateViews(slot).make_params(images)
+    drawn = {name: params.draws(name) for name, _ in slot.recipe.steps}
+    bound = []
+
+    def bind(kernel: Any, grid: tuple[int, ...], **arguments: Any) -> None:
+        bound.append((kernel, arguments, kernel.warmup(**arguments, grid=grid, enable_fp_fusion=True)))
+
+    monkeypatch.setattr(gpu, "_launch", bind)
+    monkeypatch.setattr(driver, "_active", StandInDriver())
+    gpu.render(images, params.boxes, drawn, slot.recipe.plan())
+    assert [kernel.fn.__name__ for kernel, _, _ in bound] == ["crop_pass", "pixel_pass", "blur_rows", "blur_pass"]
+    for kernel, arguments, compiled in bound:
+        for name, kind in compiled.src.signature.items():
+            if kind != "constexpr":
+                assert kind == type_of(arguments[name]), (kernel.fn.__name__, name)
+
+
+def test_what_the_host_does_for_one_slot() -> None:
+    """Counted, not timed: Python frames and operations of torch, beside the launches."""
+    slot = preset_slots("simclr", 224)[0]
+    views = CandidateViews(slot)
+    images = ImageBatch.of(torch.zeros(1, 3, 50, 50, dtype=torch.uint8).expand(256, -1, -1, -1))
+    params = views.make_params(images, torch.Generator().manual_seed(0))
+    drawn = {name: params.draws(name) for name, _ in slot.recipe.steps}
+    plan = slot.recipe.plan()
+
+    def render() -> None:
+        with mock.patch.object(gpu, "_launch", NoLaunch()):
+            gpu.render(images, params.boxes, drawn, plan)
+
+    frames, operations = count_frames(render), count_operations(render)
+    assert 20 <= frames <= 160 and 1 <= operations <= 10
+    frames, operations = (count(lambda: views.make_params(images)) for count in (count_frames, count_operations))
+    assert 20 <= frames <= 100 and 20 <= operations <= 110
+
+
+class NoLaunch:
+    def __call__(self, kernel: object, grid: object, **arguments: object) -> None:
+        """Start nothing."""
+
+
+def count_frames(run: Callable[[], object]) -> int:
+    """How many Python functions are called."""
+    run()  # fills caches
+    calls = 0
+
+    def see(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(see)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations that are no views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def count_operations(run: Callable[[], object]) -> int:
+    with Operations() as operations:
+        run()
+    return operations.count
