@@ -26,9 +26,9 @@ from typing import Any
 
 import torch
 
-from hvs_aug._check import fail, require
+from hvs_aug import HVSError
 
-__all__ = ["arguments", "check", "interleave", "machine", "resumed", "summarise", "table", "write"]
+__all__ = ["arguments", "check", "interleave", "machine", "require", "resumed", "summarise", "table", "write"]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -36,6 +36,13 @@ RESULTS = ROOT / "benchmarks" / "results"
 _KEYS = ("benchmark", "commit", "made", "machine", "settings", "rows", "summary")
 _MACHINE_KEYS = ("cpu", "cores", "threads", "device", "system", "python", "torch", "torchvision", "kornia")
 _TIMING_KEYS = {"median", "iqr", "repeats"}
+
+
+def require(condition: bool, call: str, expected: str, got: object, hint: str = "") -> None:
+    """Raise HVSError with these words unless the condition holds."""
+    if not condition:
+        came = got if isinstance(got, str) else f"{type(got).__name__} {got!r}"
+        raise HVSError(f"{call}: expected {expected}, got {came}." + (f"\n  hint: {hint}" if hint else ""))
 
 
 def interleave(contestants: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 1) -> dict[str, list[float]]:
@@ -200,7 +207,7 @@ def _check_date(made: Any) -> None:
     try:
         date = datetime.fromisoformat(made)
     except ValueError:
-        fail(call, "an ISO date under made", made)
+        require(False, call, "an ISO date under made", made)
     require(date.tzinfo is not None, call, "a date with its time zone", made)
 
 

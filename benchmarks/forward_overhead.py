@@ -10,7 +10,7 @@ the same raw photographs, which lie on the device; the order is shuffled anew fo
 to training on random views. ``bound`` is the ratio of the floating-point operations that torch.utils.flop_counter counts.
 Hardness is judged apart, at several points of a real run, on photographs that are not trained on: 1 is the hardest selection by
 the losses at full size, 0 the mean of random ones. ``published`` is our own straightforward implementation in the style of the
-published code (tests/reference/published.py) on the same rendered candidates, and once with its second, pasted forward.
+published code (benchmarks/published.py) on the same rendered candidates, and once with its second, pasted forward.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.common import RESULTS, ROOT, arguments, resumed, table, write
-from hvs_aug._check import fail
+from benchmarks import published
+from benchmarks.common import RESULTS, ROOT, arguments, require, resumed, table, write
 from hvs_aug.analysis.overhead import FULL, RANDOM, Factory, Workload, costs, hardness, pareto, recommend, settings
 from hvs_aug.data.raw_images import RawImages
 from hvs_aug.pretraining.build import METHODS, build_method
@@ -38,7 +38,6 @@ from hvs_aug.pretraining.photographs import photographs
 from hvs_aug.selection.sampler import HardViews
 from hvs_aug.views.candidates import CandidateViews
 from hvs_aug.views.params import ViewParams
-from tests.reference import published
 
 SMALL = {"simsiam": "resnet18", "simclr": "resnet18", "dino": "vit-tiny", "ibot": "vit-tiny"}
 LARGE = {"simsiam": "resnet50", "simclr": "resnet50", "dino": "vit-small", "ibot": "vit-small"}
@@ -68,8 +67,6 @@ COLUMNS = [
 class PublishedPair:
     """Two-view selection in the published style: every pair's loss after the other, a running maximum, torch.where."""
 
-    every = 1
-
     def __init__(self, trainee: Any, views: CandidateViews, *, pasted: bool = False) -> None:
         self.trainee, self.views, self.pasted = trainee, views, pasted
         self.generator = torch.Generator().manual_seed(0)
@@ -92,8 +89,6 @@ class PublishedPair:
 
 class PublishedMultiCrop:
     """DINO's and iBOT's selection in the published style: the whole loss of each of 128 random combinations."""
-
-    every = 1
 
     def __init__(self, trainee: Any, views: CandidateViews, *, pasted: bool = False) -> None:
         self.trainee, self.views, self.pasted = trainee, views, pasted
@@ -165,7 +160,7 @@ def _hard(views: list[Tensor], indices: Tensor, loss: Tensor, extras: dict[str, 
 
 def contestants(method: str, encoder: str, brief: bool) -> dict[str, Factory]:
     """All settings and the published ways, or for a brief table full size, half and cheap."""
-    made = settings(transformer="vit" in encoder, masked=method == "ibot")
+    made = settings(transformer="vit" in encoder)
     if brief:
         return {name: made[name] for name in (FULL, "half", "cheap")}
     kind = PublishedMultiCrop if method in ("dino", "ibot") else PublishedPair
@@ -282,8 +277,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def run_checkout(repo: str, checkout: Path | None, words: Sequence[str]) -> list[dict[str, Any]]:
     """Time a user's checkout through its example: whole runs, start-up included, untouched and with hard views."""
     example = ROOT / "examples" / f"wrap_{repo}.py"
-    if not example.is_file() or checkout is None or not checkout.is_dir():
-        fail("forward_overhead(--repo, --checkout)", "a repo with an example and a folder", f"{repo} and {checkout}")
+    is_there = example.is_file() and checkout is not None and checkout.is_dir()
+    require(is_there, "forward_overhead(--repo, --checkout)", "a repo with an example and a folder", f"{repo} and {checkout}")
     given = [str(example), "--checkout", str(checkout), "--", *words]
     commands = {RANDOM: ["-c", UNTOUCHED, str(example.parent), *given], FULL: given}
     seconds: dict[str, float] = {}

@@ -20,10 +20,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.common import RESULTS, arguments, resumed, table, write
-from hvs_aug import CHEAP
-from hvs_aug._check import require
-from hvs_aug.analysis.overhead import OPTIONS
+from benchmarks.common import RESULTS, arguments, require, resumed, table, write
+from hvs_aug import CHEAP, Scoring
 from hvs_aug.data.raw_images import RawImages
 from hvs_aug.pretraining.build import METHODS, build_method
 from hvs_aug.pretraining.evaluation import augmented_features, features, knn_accuracy
@@ -34,10 +32,8 @@ SIZE, BATCH = 32, 128
 ARMS: dict[str, dict[str, Any]] = {
     "random views": {"policy": policies.random(control=False)},
     "full size": {},
-    "half": {"score_scale": 0.5},
-    "cheap": CHEAP,
-    "predicted among few": OPTIONS["predicted among few"],
-    "predicted among many": OPTIONS["predicted among many"],
+    "half": {"scoring": Scoring(scale=0.5)},
+    "cheap": {"scoring": CHEAP},
     "smallest overlap": {"policy": policies.min_iou()},
 }
 
@@ -80,6 +76,7 @@ def train(method_name: str, options: dict[str, Any], images: Tensor, epochs: int
         loss = method.loss(sampler(batch, method.extras(views.slots, BATCH, generator)))
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        method.clip_gradients()
         optimizer.step()
         method.after_step()
         losses.append(loss.item())

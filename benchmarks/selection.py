@@ -3,7 +3,7 @@
     python -m benchmarks.selection [--quick] [--device cpu|cuda] [--out FILE]
 
 Method: contestants run in turn in one process on the same outputs (``benchmarks.common``). ``published`` is a straightforward
-implementation in the published style (``tests/reference/published.py``): 128 random combinations, the loss of each computed
+implementation in the published style (``benchmarks/published.py``): 128 random combinations, the loss of each computed
 anew, and a running maximum. ``hvs_aug`` is the table and the exact search. The forward that makes the outputs is in neither.
 
 Outputs are made up: cosines of unit vectors with unit prototypes, as DINO's head returns them, in 16 dimensions, where a softmax
@@ -28,12 +28,12 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.common import arguments, interleave, summarise, table, write
+from benchmarks.live_bytes import LiveBytes
+from benchmarks.published import interleaved, published_dino, published_simclr_table_search
 from hvs_aug.selection import policies
 from hvs_aug.selection.losses import DINOLoss, NTXentLoss
 from hvs_aug.selection.search import exact, sampled, selection_loss
 from hvs_aug.views.recipe import ViewSlot
-from tests.reference.published import interleaved, published_dino, published_simclr_table_search
-from tests.selection.outputs import LiveBytes
 
 TEACHER, STUDENT = 0.04, 0.1
 """DINO's temperatures."""

@@ -58,7 +58,7 @@ def main(words: list[str] | None = None) -> None:
     views = method.views(options.size, options.candidates)  # [hvs]
     # The model that scores, the loss that says what is hard, and a teacher where the loss compares with one:
     # hvs_aug.HardPairSampler(method.score, method.pair_loss, views, teacher=method.scoring_teacher, ...).
-    sampler = method.sampler(views, score_scale=options.score_scale)  # [hvs]
+    sampler = method.sampler(views, scoring=hvs_aug.Scoring(scale=options.score_scale))  # [hvs]
 
     total = min(options.epochs * len(loader), options.steps or math.inf)
     step = 0
@@ -77,8 +77,7 @@ def main(words: list[str] | None = None) -> None:
                 loss = method.loss(hard)  # the method's own loss on hard.views: two tensors, or 2 + 8
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
-                for weight in weights if method.clip is not None else ():
-                    torch.nn.utils.clip_grad_norm_(weight, method.clip)
+                method.clip_gradients()
                 optimizer.step()
                 method.after_step()  # the teacher follows the student
 

@@ -19,8 +19,8 @@ import hvs_aug
 def hard_views(own: SimpleNamespace) -> None:
     """Our lines at the head of train_one_epoch; ``own`` has its arguments."""
     loss = hvs_aug.DINOLoss.like(own.dino_loss, own.epoch)
-    half = None if own.fp16_scaler is None else torch.float16
-    own.data_loader = hvs_aug.wrap(own.data_loader, model=own.student, teacher=own.teacher, loss=loss, autocast=half)
+    scoring = hvs_aug.Scoring(dtype=None if own.fp16_scaler is None else torch.float16)
+    own.data_loader = hvs_aug.wrap(own.data_loader, model=own.student, teacher=own.teacher, loss=loss, scoring=scoring)
 
 
 def main() -> None:

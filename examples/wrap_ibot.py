@@ -30,8 +30,8 @@ def hard_views(own: SimpleNamespace) -> None:
         return own.student(views, mask=masks)
 
     loss = hvs_aug.IBOTLoss.like(own.ibot_loss, own.epoch)
-    half = None if own.fp16_scaler is None else torch.float16
-    own.data_loader = hvs_aug.wrap(own.data_loader, model=score, teacher=own.teacher, loss=loss, autocast=half)
+    scoring = hvs_aug.Scoring(dtype=None if own.fp16_scaler is None else torch.float16)
+    own.data_loader = hvs_aug.wrap(own.data_loader, model=score, teacher=own.teacher, loss=loss, scoring=scoring)
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ import hvs_aug
 def hard_views(own: SimpleNamespace) -> None:
     """Our lines at the head of SimCLR.train; ``own`` has its arguments."""
     loss = hvs_aug.NTXentLoss(temperature=own.self.args.temperature)
-    half = torch.float16 if own.self.args.fp16_precision else None
-    own.train_loader = hvs_aug.wrap(own.train_loader, model=own.self.model, loss=loss, autocast=half)
+    scoring = hvs_aug.Scoring(dtype=torch.float16 if own.self.args.fp16_precision else None)
+    own.train_loader = hvs_aug.wrap(own.train_loader, model=own.self.model, loss=loss, scoring=scoring)
 
 
 def main() -> None:

@@ -15,9 +15,10 @@ from .data import ImageBatch, RawImages, collate_images
 from .dropin.loader import HardViewLoader
 from .dropin.wrap import wrap
 from .selection import policies
-from .selection.cheap import CHEAP
 from .selection.losses import CallableLoss, DINOLoss, IBOTLoss, NegativeCosineLoss, NTXentLoss, PairLoss
+from .selection.reuse import reuse
 from .selection.sampler import HardPairSampler, HardViews
+from .selection.scoring import CHEAP, Scoring
 from .views.candidates import CandidateViews
 from .views.convert import convert, register_converter
 from .views.params import ViewParams
@@ -38,6 +39,7 @@ __all__ = [
     "NegativeCosineLoss",
     "PairLoss",
     "RawImages",
+    "Scoring",
     "ViewParams",
     "ViewRecipe",
     "ViewSlot",
@@ -45,6 +47,7 @@ __all__ = [
     "convert",
     "policies",
     "register_converter",
+    "reuse",
     "wrap",
 ]
 

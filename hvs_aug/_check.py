@@ -13,6 +13,7 @@ __all__ = [
     "HVSError",
     "describe",
     "fail",
+    "is_traced",
     "readable",
     "require",
     "require_fraction",
@@ -59,7 +60,7 @@ def require(condition: bool, call: str, expected: str, got: Any, hint: str | Non
 def require_fraction(value: float, call: str) -> None:
     """Fail unless the value is a number in [0, 1]."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
-        fail(call, "a number in [0, 1]", value)
+        fail(call, "a number in [0, 1]", describe(value))
 
 
 def require_name(name: str, known: Iterable[str], call: str) -> None:
@@ -71,8 +72,12 @@ def require_name(name: str, known: Iterable[str], call: str) -> None:
     fail(call, f"one of {', '.join(names)}", repr(name), f"did you mean {close[0]!r}?" if close else None)
 
 
+def is_traced(*tensors: Tensor) -> bool:
+    """Whether these tensors are traced by a compiler, or stand-ins (FakeTensor) that hold no values."""
+    # There is no public way to ask whether a FakeTensorMode is on.
+    return torch.compiler.is_compiling() or torch._guards.detect_fake_mode(tensors) is not None
+
+
 def readable(*tensors: Tensor) -> bool:
-    """Whether a check may look at these tensors' values: they are on the CPU, and neither traced nor stand-ins (FakeTensor)."""
-    if torch.compiler.is_compiling() or torch._guards.detect_fake_mode(tensors) is not None:
-        return False
-    return all(tensor.device.type == "cpu" for tensor in tensors)
+    """Whether a check may look at these tensors' values: they are on the CPU, and hold values."""
+    return not is_traced(*tensors) and all(tensor.device.type == "cpu" for tensor in tensors)

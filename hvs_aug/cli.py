@@ -62,11 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--learning-rate", type=float, help="of AdamW, for a batch of 256 (default: the method's)")
     pretrain.add_argument("--candidates", type=int, help="candidates per image; per kept view for dino and ibot (default: 4, 2)")
     pretrain.add_argument("--policy", metavar="NAME", help=f"{_POLICIES} (default: hardest)")
-    pretrain.add_argument("--score-scale", type=float, help="score at this fraction of the size (default: 1)")
-    pretrain.add_argument("--every", type=int, metavar="K", help="score on every K-th step (default: 1)")
+    pretrain.add_argument("--scoring", metavar="full|cheap", help="cheap: at half the size, in bfloat16 (default: full)")
     pretrain.add_argument(
-        "--predict", type=int, metavar="N", help="between, predict which of N per kept view are hard (can do harm: see README)"
+        "--score-scale", type=float, metavar="S", help="score at this fraction of the size (default: --scoring's)"
     )
+    pretrain.add_argument("--every", type=int, metavar="K", help="score on every K-th step (default: 1)")
     pretrain.add_argument("--seed", type=int, help="default: 0")
     pretrain.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
     pretrain.add_argument("--workers", type=int, help="processes that decode images (default: by the number of cores)")
@@ -100,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     explain = _command(commands, "explain", _explain, "print the recipe that is read from a transform of yours")
     explain.add_argument("target", metavar="module:object", help="where the transform is, e.g. main_dino:transform")
     explain.add_argument("--preset", metavar="NAME", help="compare with this one (default: the closest)")
+    explain.add_argument(
+        "--register", type=Path, metavar="FILE", help="run this first: it registers converters for transforms of yours"
+    )
     return parser
 
 
@@ -122,7 +125,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     from .data.sources import printable
     from .pretraining.loop import CHECKPOINT, SKIPPED, Pretraining, summarise
 
-    _require_positive(arguments, "epochs", "batch_size", "candidates", "size", "every", "predict")
+    _require_positive(arguments, "epochs", "batch_size", "candidates", "size", "every")
     out: Path = arguments.out if arguments.out is not None else Path("runs") / (arguments.method or "simclr")
     checkpoint = out / CHECKPOINT
     device, images = _device(arguments.device), RawImages(arguments.data, on_error=arguments.on_error)
@@ -208,7 +211,7 @@ def _benchmark(arguments: argparse.Namespace) -> None:
 def _explain(arguments: argparse.Namespace) -> None:
     from .dropin.explain import explain
 
-    print(explain(arguments.target, arguments.preset))
+    print(explain(arguments.target, arguments.preset, arguments.register))
 
 
 def _require_positive(arguments: argparse.Namespace, *names: str) -> None:

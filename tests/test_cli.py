@@ -67,11 +67,11 @@ def test_pretrain_writes_a_run_and_resumes_only_when_asked(
 
 def test_pretrain_scores_now_and_then(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    assert pretrain(folder, out, "--every", "2", "--predict", "4") == 0
-    assert pretrain(folder, out, "--resume", "--every", "2", "--predict", "3") == 2
-    assert "--predict: expected 4, with which the run began, got int 3" in capsys.readouterr().err
-    assert pretrain(folder, tmp_path / "other", "--predict", "4") == 2
-    assert "expected every= above 1" in capsys.readouterr().err and not (tmp_path / "other").exists()
+    assert pretrain(folder, out, "--every", "2", "--scoring", "cheap") == 0
+    assert pretrain(folder, out, "--resume", "--every", "3") == 2
+    assert "--every: expected 2, with which the run began, got int 3" in capsys.readouterr().err
+    assert pretrain(folder, tmp_path / "other", "--scoring", "cheep") == 2
+    assert "did you mean 'cheap'?" in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
 def test_pretrain_chooses_the_size_of_the_views_by_the_images(
@@ -122,13 +122,14 @@ def test_ctrl_c_says_where_the_checkpoint_is(
     assert (out / "encoder.safetensors").exists()
 
 
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("default:RawImages")
 def test_inspect_leaves_out_what_does_not_decode(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "cat" / "text.jpg").write_text("no image")
     arguments = ["inspect", "--data", str(folder), "--size", "32", "--count", "20", "--out", str(tmp_path / "sheet")]
     assert cli.main(arguments) == 2
     assert "text.jpg" in capsys.readouterr().err
     assert cli.main([*arguments, "--on-error", "skip"]) == 0
+    assert "text.jpg is left out" in capsys.readouterr().err
     assert "text.jpg" in (tmp_path / "sheet" / "contact_sheet.html").read_text()
     assert cli.main([*arguments, "--on-error", "ignore"]) == 2
     assert "RawImages(on_error)" in capsys.readouterr().err
@@ -182,7 +183,7 @@ def test_benchmark_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> Non
         (["pretrain", "--data", "data", "--encoder", "resnet19"], ["did you mean 'resnet18'?"]),
         (["pretrain", "--data", "data", "--epochs", "0"], ["--epochs: expected a number of at least 1, got int 0"]),
         (["pretrain", "--data", "data", "--candidates", "1"], ["ViewSlot(candidates)"]),
-        (["pretrain", "--data", "data", "--score-scale", "2"], ["score_scale", "(0, 1]"]),
+        (["pretrain", "--data", "data", "--score-scale", "2"], ["--score-scale", "(0, 1]"]),
         (["pretrain", "--data", "data", "--batch-size", "1"], ["NTXentLoss", "at least 2 images"]),
         (["pretrain", "--data", "data", "--device", "tpux"], ["--device"]),
         (["pretrain", "--data", "data", "--on-error", "ignore"], ["RawImages(on_error)"]),

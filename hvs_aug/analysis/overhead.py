@@ -7,9 +7,7 @@ Two questions of one workload (a method, a network, a size), answered apart:
   ``torch.utils.flop_counter``: what a contestant cannot go below as long as it does these multiplications.
 - *Hardness captured*: a network is trained; at several points of the run each contestant chooses from the same candidates of
   images that are not trained on, and its choice is judged by the losses at full size: 1 is the true hardest, 0 a random choice.
-  The choice is judged in the mode in which it is made, so a network with dropout does not reach 1. A contestant that predicts
-  draws the candidates that it chooses among itself; its choice is scored together with the others' candidates, and may be
-  harder than the hardest of those.
+  The choice is judged in the mode in which it is made, so a network with dropout does not reach 1.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,15 +31,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .._check import require
 from ..data.batch import ImageBatch
-from ..selection.cheap import CHEAP
 from ..selection.policies import min_iou
 from ..selection.policies import random as at_random
 from ..selection.sampler import HardPairSampler, HardViews
+from ..selection.scoring import CHEAP, Scoring
 from ..selection.search import selection_loss
-from ..selection.slots import split_extra
+from ..selection.watch import timings
 from ..views.candidates import CandidateViews
 from ..views.params import ViewParams
-from ..views.recipe import ViewSlot
 
 __all__ = [
     "FULL",
@@ -73,7 +70,6 @@ class Trainee(Protocol):
     fewest: int
     learning_rate: float
     weight_decay: float
-    clip: float | None
 
     @property
     def scoring_teacher(self) -> Any: ...
@@ -82,6 +78,7 @@ class Trainee(Protocol):
     def extras(self, slots: Any, images: int, generator: torch.Generator) -> dict[str, Tensor] | None: ...
     def score(self, images: Tensor) -> Any: ...
     def loss(self, hard: HardViews) -> Tensor: ...
+    def clip_gradients(self) -> None: ...
     def after_step(self) -> None: ...
     def parameters(self) -> Iterable[nn.Parameter]: ...
 
@@ -143,32 +140,24 @@ def ours(**options: Any) -> Factory:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     FULL: {},
-    "channels last": {"channels_last": True},
-    "bfloat16": {"autocast": torch.bfloat16, "channels_last": True},
-    "half": {"score_scale": 0.5},
-    "quarter": {"score_scale": 0.25},
-    "half of the tokens": {"token_keep": 0.5},
-    "quarter of the tokens": {"token_keep": 0.25},
-    "every 2nd step": {"every": 2},
-    "predicted among few": {"every": 8, "predict": 2, "score_scale": 0.5},
-    "predicted among many": {"every": 8, "predict": 32, "score_scale": 0.5},
-    "half of the batch": {"fraction": 0.5},
+    "channels last": {"scoring": Scoring(channels_last=True)},
+    "bfloat16": {"scoring": Scoring(dtype=torch.bfloat16, channels_last=True)},
+    "half": {"scoring": Scoring(scale=0.5)},
+    "quarter": {"scoring": Scoring(scale=0.25)},
+    "cheap": {"scoring": CHEAP},
+    "every 2nd step": {"scoring": Scoring(every=2)},
     "smallest overlap": {"policy": min_iou()},
 }
 """The settings of HardPairSampler that a table compares, by name."""
 
 
-def settings(transformer: bool, masked: bool = False) -> dict[str, Factory]:
-    """The contestants of a table: those of :data:`OPTIONS` that suit the network, and the preset "cheap".
+def settings(transformer: bool) -> dict[str, Factory]:
+    """The contestants of a table: those of :data:`OPTIONS` that suit the network.
 
     Args:
-        transformer: whether the network has patch tokens.
-        masked: whether the loss compares masked patches, which ``token_keep`` cannot do.
+        transformer: whether the network has patch tokens: its memory format does not matter then.
     """
-    unfit = {"channels last"} if transformer else set()
-    unfit |= {name for name in OPTIONS if "token_keep" in OPTIONS[name] and (masked or not transformer)}
-    listed = {name: ours(**options) for name, options in OPTIONS.items() if name not in unfit}
-    return listed | {"cheap": ours(**CHEAP)}
+    return {name: ours(**options) for name, options in OPTIONS.items() if not (transformer and name == "channels last")}
 
 
 class _Runner:
@@ -201,8 +190,7 @@ class _Runner:
             loss = self.trainee.loss(hard)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if self.trainee.clip is not None:
-            nn.utils.clip_grad_norm_(self.weights, self.trainee.clip)
+        self.trainee.clip_gradients()
         self.optimizer.step()
         self.trainee.after_step()
         return hard
@@ -293,7 +281,7 @@ def costs(
 
 def _kinds_of_step(chooser: Chooser) -> list[tuple[int | None, float]]:
     """The sampler's number of a step of each kind, and its share: one that chooses on every k-th step has a second kind."""
-    every = chooser.every if isinstance(chooser, HardPairSampler) else 1
+    every = chooser.scoring.every if isinstance(chooser, HardPairSampler) else 1
     return [(None, 1.0)] if every == 1 else [(0, 1 / every), (1, 1 - 1 / every)]
 
 
@@ -334,20 +322,18 @@ def _parts(runner: _Runner, batch: ImageBatch, times: int = 3) -> dict[str, floa
     """Seconds of the parts of a step, the median of a few; scoring waits for the device here, and so they are measured apart."""
     if not isinstance(runner.choose, HardPairSampler):
         return {}
-    runner.choose.profile = True
     parts = dict.fromkeys(("views", "scoring", "search", "render", "training"), 0.0)
     for number, share in _kinds_of_step(runner.choose):
         taken = [_profiled(runner, batch, number) for _ in range(times)]
         for name in parts:
             parts[name] += share * statistics.median(part[name] for part in taken)
-    runner.choose.profile = False
     return parts
 
 
 def _profiled(runner: _Runner, batch: ImageBatch, number: int | None) -> dict[str, float]:
-    timings: dict[str, float] = {}
-    seconds = _seconds(lambda: timings.update(runner.step(batch, number).timings or {}), runner.workload.device)
-    return {**timings, "training": max(0.0, seconds - sum(timings.values()))}
+    with timings() as parts:
+        seconds = _seconds(lambda: runner.step(batch, number), runner.workload.device)
+    return {**parts, "training": max(0.0, seconds - sum(parts.values()))}
 
 
 def _flops(runner: _Runner, batch: ImageBatch) -> float:
@@ -384,46 +370,18 @@ def _peak_bytes(runner: _Runner, batch: ImageBatch) -> int:
 
 
 class _Judge:
-    """Scores views at full size by the network as it is, and says where on the scale from random to hardest a choice lies."""
+    """Says where on the scale from random to hardest a choice lies, by the losses at full size of the network as it is."""
 
     def __init__(self, runner: _Runner, reference: HardPairSampler) -> None:
         self.runner, self.reference = runner, reference
-        self.slots = runner.views.slots
-        both = [replace(slot, candidates=slot.candidates + slot.select) for slot in self.slots]
-        self.joint: HardPairSampler = runner.trainee.sampler(CandidateViews(both))
         self.generator = torch.Generator().manual_seed(2)
 
     def scale(self, table: Tensor, params: ViewParams) -> tuple[Tensor, Tensor]:
         """The mean loss of each image's random choices, and its hardest choice."""
-        draws = [at_random()(table, self.slots, params=params, step=0, generator=self.generator) for _ in range(_RANDOM_DRAWS)]
-        hardest = self.reference.policy(table, self.slots, params=params, step=0, generator=self.generator)
+        slots = self.runner.views.slots
+        draws = [at_random()(table, slots, params=params, step=0, generator=self.generator) for _ in range(_RANDOM_DRAWS)]
+        hardest = self.reference.policy(table, slots, params=params, step=0, generator=self.generator)
         return torch.stack([selection_loss(table, draw) for draw in draws]).mean(0), hardest
-
-    def beside(
-        self, batch: ImageBatch, params: ViewParams, extras: Mapping[str, Tensor] | None, hard: HardViews
-    ) -> tuple[Tensor, Tensor]:
-        """Score views that are none of the candidates beside these: the candidates' table, and the losses of the views."""
-        assert hard.params is not None
-        parts: list[ViewParams] = []
-        candidates: list[int] = []
-        chosen: list[int] = []
-        start = 0
-        for index, slot in enumerate(self.slots):
-            parts += [params.of_slot(index), hard.params.of_slot(index)]
-            candidates += range(start, start + slot.candidates)
-            start += slot.candidates + slot.select
-            chosen += range(start - slot.select, start)
-        more = {name: _by_slot(self.slots, value, hard.extras[name]) for name, value in (extras or {}).items()}
-        table = self.joint.score(batch, more or None, params=ViewParams.concatenate(parts)).table
-        losses = selection_loss(table, torch.tensor(chosen, device=table.device)[:, None].expand(-1, len(batch)))
-        return table[candidates][:, candidates], losses
-
-
-def _by_slot(slots: Sequence[ViewSlot], candidates: Tensor, chosen: Tensor) -> Tensor:
-    """Extras of candidates and of chosen views, (V, B, ...) and (S, B, ...), as those of one set of candidates, slot by slot."""
-    kept = [replace(slot, candidates=slot.select) for slot in slots]
-    first, second = split_extra(slots, "candidates", candidates), split_extra(kept, "chosen", chosen.to(candidates.device))
-    return torch.cat([part for pair in zip(first, second, strict=True) for part in pair if part is not None])
 
 
 @torch.no_grad()
@@ -432,44 +390,37 @@ def _judge(judge: _Judge, choosers: Mapping[str, Chooser], batches: Sequence[Ima
 
     One that chooses on every k-th step is judged on such a step and on one between, which count 1 / k and (k - 1) / k.
     """
-    found = {name: dict.fromkeys(("gained", "span", "agreed"), 0.0) for name in choosers}
+    found = {name: dict.fromkeys(("gained", "agreed"), 0.0) for name in choosers}
+    spans = 0.0
     for batch in batches:
         params = judge.runner.views.make_params(batch, judge.generator)
         extras = judge.runner.extras(len(batch))
         whole = judge.reference.score(batch, extras, params=params).table
         chance, hardest = judge.scale(whole, params)
-        span = float((selection_loss(whole, hardest) - chance).sum())
+        spans += float((selection_loss(whole, hardest) - chance).sum())
         for name, chooser in choosers.items():
             own = found[name]
             for step, share in _kinds_of_step(chooser):
-                if step == 1 and isinstance(chooser, HardPairSampler) and chooser.predict is not None:
-                    table, losses = judge.beside(batch, params, extras, _on_step(chooser, step, batch, extras, None))
-                    own_chance, own_hardest = judge.scale(table, params)
-                    own["gained"] += share * float((losses - own_chance).sum())
-                    own["span"] += share * float((selection_loss(table, own_hardest) - own_chance).sum())
-                else:
-                    indices = _on_step(chooser, step, batch, extras, params).indices.to(whole.device)
-                    own["gained"] += share * float((selection_loss(whole, indices) - chance).sum())
-                    own["span"] += share * span
-                    agreed = (indices.sort(0).values == hardest.sort(0).values).all(0)
-                    own["agreed"] += share * float(agreed.float().mean()) / len(batches)
+                indices = _on_step(chooser, step, batch, extras, params).indices.to(whole.device)
+                own["gained"] += share * float((selection_loss(whole, indices) - chance).sum())
+                agreed = (indices.sort(0).values == hardest.sort(0).values).all(0)
+                own["agreed"] += share * float(agreed.float().mean()) / len(batches)
     return {
-        name: {"captured": own["gained"] / own["span"] if own["span"] > 0 else 0.0, "agreement": own["agreed"]}
-        for name, own in found.items()
+        name: {"captured": own["gained"] / spans if spans > 0 else 0.0, "agreement": own["agreed"]} for name, own in found.items()
     }
 
 
 def _on_step(
-    chooser: Chooser, step: int | None, batch: ImageBatch, extras: Mapping[str, Tensor] | None, params: ViewParams | None
+    chooser: Chooser, step: int | None, batch: ImageBatch, extras: Mapping[str, Tensor] | None, params: ViewParams
 ) -> HardViews:
-    """Let a contestant choose as on that step, and forget what it saw; but not what it drew, or it would draw the same again."""
+    """Let a contestant choose as on that step, and count no step; what it drew stays drawn, or it would draw the same again."""
     if not isinstance(chooser, HardPairSampler):
         return chooser(batch, extras, params=params)
-    before = chooser.state_dict()
+    before = chooser.step
     if step is not None:
         chooser.step = step
     hard = chooser(batch, extras, params=params)
-    chooser.load_state_dict(before | {"generator": chooser.generator.get_state()})
+    chooser.step = before
     return hard
 
 
@@ -489,7 +440,6 @@ def hardness(
     reference = choosers[FULL]
     assert isinstance(reference, HardPairSampler)
     judge = _Judge(runner, reference)
-    learning = [chooser for chooser in choosers.values() if isinstance(chooser, HardPairSampler) and chooser.predict]
     # Made last, the sampler that trains is the one whose teacher outputs the trainee reuses.
     runner.choose = contestants[FULL](runner.trainee, runner.views)
     found: list[dict[str, dict[str, float]]] = []
@@ -497,12 +447,7 @@ def hardness(
         if step in points:
             found.append(_judge(judge, choosers, batches))
         if step < max(points):
-            batch = next(source)
-            for chooser in learning:
-                if step % chooser.every == 0:
-                    chooser.step = 0
-                    chooser(batch, runner.extras(len(batch)))
-            runner.step(batch)
+            runner.step(next(source))
     trained = found[1:] or found
     return {
         name: {
@@ -516,11 +461,8 @@ def hardness(
 def recommend(rows: Sequence[Mapping[str, Any]], limit: float = 1.10, least: float = 0.85) -> Mapping[str, Any]:
     """The row to use: of those within ``limit`` times a step of random views the one that captures most; where none of them
     captures at least ``least``, the cheapest of all that do; where none does, the one that captures most.
-
-    Never one that predicts: its choice is hard by what was drawn, not by what the model sees, and made features worse
-    (benchmarks/results/quality.json).
     """
-    chosen = [row for row in rows if row["setting"] != RANDOM and "predict" not in OPTIONS.get(row["setting"], {})]
+    chosen = [row for row in rows if row["setting"] != RANDOM]
     within = [row for row in chosen if row["ratio"] <= limit and row["captured"] >= least]
     if within:
         return max(within, key=lambda row: row["captured"])
@@ -531,13 +473,19 @@ def recommend(rows: Sequence[Mapping[str, Any]], limit: float = 1.10, least: flo
 def advice(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in two lines which setting to use, what it will cost and what it keeps."""
     best = recommend(rows)
-    words = "".join(
-        f", {name}={value:.3g}" if isinstance(value, float) else f", {name}={value!r}"
-        for name, value in OPTIONS.get(best["setting"], {}).items()
-    )
-    words += ", **hvs_aug.CHEAP" if best["setting"] == "cheap" else ""
+    words = "".join(f", {name}={_written(value)}" for name, value in OPTIONS.get(best["setting"], {}).items())
     extra = f"{100 * (best['ratio'] - 1):.0f} % more time a step than random views"
     return f"use {best['setting']}: HardPairSampler(model, loss, views{words})\n{extra}, {best['captured']:.0%} of the hardness"
+
+
+def _written(value: Any) -> str:
+    """An option as a user writes it: of a Scoring what differs from the default."""
+    if not isinstance(value, Scoring):
+        return f"policies.{value!r}"
+    if value == CHEAP:
+        return '"cheap"'
+    changed = [field.name for field in fields(value) if getattr(value, field.name) != field.default]
+    return f"Scoring({', '.join(f'{name}={getattr(value, name)!r}' for name in changed)})"
 
 
 def pareto(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:

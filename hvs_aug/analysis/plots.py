@@ -18,10 +18,11 @@ from torch import Tensor
 from .._check import fail, require
 from ..data.batch import ImageBatch
 from ..data.decode import to_unit_range
+from ..ops import Normalize
 from ..selection.losses.pair import slot_ranges
 from ..views.candidates import CandidateViews
 from ..views.params import ViewParams
-from ..views.recipe import ViewSlot
+from ..views.recipe import ViewRecipe, ViewSlot
 from .metrics import chance
 
 if TYPE_CHECKING:
@@ -127,11 +128,11 @@ def panels(
 
 
 def _denormalised(views: Tensor, recipe: Any) -> Tensor:
-    mean, std = getattr(recipe, "mean", None), getattr(recipe, "std", None)
-    if mean is None or std is None:
+    normalize = recipe.find(Normalize) if isinstance(recipe, ViewRecipe) else None
+    if not isinstance(normalize, Normalize):
         return views.clamp(0, 1)
-    channels = (torch.tensor(values, device=views.device)[:, None, None] for values in (std, mean))
-    return (views * next(channels) + next(channels)).clamp(0, 1)
+    std, mean = (torch.tensor(values, device=views.device)[:, None, None] for values in (normalize.std, normalize.mean))
+    return (views * std + mean).clamp(0, 1)
 
 
 def contact_sheet(shown: Sequence[Panel], slots: Sequence[ViewSlot], title: str = "") -> Figure:

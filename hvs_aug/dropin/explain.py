@@ -1,14 +1,17 @@
-"""What was read from a transform, in words, and what differs from the preset of that method: ``hvs-aug explain module:object``."""
+"""What was read from a transform, as torchvision's lines, and what differs from the preset of that method: ``hvs-aug explain``."""
 
 from __future__ import annotations
 
 import ast
 import importlib
+import runpy
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
-from .._check import fail, require_name
+from .._check import fail, require, require_name
 from ..views.convert import convert
 from ..views.presets import PRESETS, preset_slots
 from ..views.recipe import ViewRecipe, ViewSlot
@@ -16,99 +19,98 @@ from ..views.recipe import ViewRecipe, ViewSlot
 __all__ = ["differences", "explain"]
 
 _CALL = "explain(target)"
-_CROP = ("size", "scale", "ratio", "interpolation")
-# The fields of each operation after its probability.
-_FIELDS: dict[str, tuple[str, ...]] = {
-    "flip": (),
-    "jitter": ("brightness", "contrast", "saturation", "hue"),
-    "gray": (),
-    "blur": ("blur_sigma", "blur_kernel"),
-    "solarize": ("solarize_threshold",),
-}
+_NONE = "none"
 
 
-def explain(target: str, preset: str | None = None) -> str:
-    """Import a transform, convert it, and describe its slots and their differences from a preset.
+def explain(target: str, preset: str | None = None, register: str | Path | None = None) -> str:
+    """Import a transform, convert it, and print its slots as torchvision's lines, and what differs from a preset in two columns.
 
     Args:
         target: ``module:object``, where the object may be an attribute of one (``data:Views.train``) or a call with literal
             arguments (``main_dino:DataAugmentationDINO((0.4, 1.0), (0.05, 0.4), 8)``). The working directory is searched first.
         preset: the preset to compare with; by default the one with the fewest differences.
+        register: a Python file that is run first, and calls :func:`hvs_aug.register_converter` for transforms of your own.
 
     Raises:
-        HVSError: if the target cannot be imported or converted, or there is no such preset.
+        HVSError: if the target cannot be imported or converted, if there is no such preset, or no such file.
     """
+    if register is not None:
+        require(Path(register).is_file(), "explain(register)", "a Python file", str(register))
+        runpy.run_path(str(register))
     slots = convert(_load(target))
-    size = max(slot.recipe.size for slot in slots)
+    size = max(side for slot in slots for side in slot.recipe.shape)
     if preset is not None:
         require_name(preset, PRESETS, "explain(preset)")
     found = {name: differences(slots, preset_slots(name, size)) for name in ([preset] if preset is not None else PRESETS)}
     closest = min(found, key=lambda name: len(found[name]))
+    lines = []
+    for slot in slots:
+        lines += [f"{slot.name}: {_counts(slot)}", *(f"  {line}" for line in slot.recipe.torchvision_lines())]
     words = f"preset {closest!r} at size {size}"
-    lines = [line for slot in slots for line in _describe(slot)]
-    lines += [f"no difference from {words}"] if not found[closest] else [f"{words} has:", *(f"  {line}" for line in found[closest])]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(_table(found[closest], words) or [f"no difference from {words}"])])
 
 
-def differences(slots: Sequence[ViewSlot], others: Sequence[ViewSlot]) -> list[str]:
-    """What the others have otherwise, one line for each field that has an effect.
+def differences(slots: Sequence[ViewSlot], others: Sequence[ViewSlot]) -> list[tuple[str, str, str]]:
+    """What differs, as (slot, ours, theirs): one row for each operation that only one of them has, or that has other arguments.
 
     Example:
         >>> from dataclasses import replace
+        >>> from hvs_aug.ops import RandomGrayscale
         >>> slots = preset_slots("simsiam")
-        >>> differences(slots, [replace(slots[0], recipe=replace(slots[0].recipe, gray_prob=0.1))])
-        ['view.gray_prob 0.1 instead of 0.2']
+        >>> differences(slots, [replace(slots[0], recipe=slots[0].recipe.replace(RandomGrayscale, p=0.2))])
+        []
+        >>> differences(slots, [replace(slots[0], recipe=slots[0].recipe.replace(RandomGrayscale, p=0.3))])
+        [('view', 'v2.RandomGrayscale(p=0.2)', 'v2.RandomGrayscale(p=0.3)')]
     """
-    lines = [f"{slot.name}: no such slot" for slot in slots[len(others) :]]
-    lines += [f"{line} beside these" for slot in others[len(slots) :] for line in _describe(slot)]
-    for ours, theirs in zip(slots, others, strict=False):
-        one, other = _effective(ours), _effective(theirs)
-        for name in one | other:
-            if name not in one:
-                lines.append(f"{ours.name}.{name} {_text(other[name])}")
-            elif name not in other:
-                lines.append(f"{ours.name}: no {name}")
-            elif not _alike(name, one[name], other[name]):
-                lines.append(f"{ours.name}.{name} {_text(other[name])} instead of {_text(one[name])}")
+    rows: list[tuple[str, str, str]] = []
+    for ours, theirs in zip_longest(slots, others):
+        if ours is None or theirs is None:
+            there = ours or theirs
+            summary = f"{_counts(there)} at {there.recipe.size} px"
+            rows.append((there.name, _NONE, summary) if ours is None else (there.name, summary, _NONE))
+            continue
+        if _counts(ours) != _counts(theirs):
+            rows.append((ours.name, _counts(ours), _counts(theirs)))
+        one, other = _lines_by_name(ours.recipe), _lines_by_name(theirs.recipe)
+        for name in dict.fromkeys([*one, *other]):
+            if one.get(name) != other.get(name):
+                rows.append((ours.name, one.get(name, _NONE), other.get(name, _NONE)))
+        orders = [[name for name in names if name in one and name in other] for names in (one, other)]
+        if orders[0] != orders[1]:
+            first, second = (f"order: {', '.join(order)}" for order in orders)
+            rows.append((ours.name, first, second))
+    return rows
+
+
+def _counts(slot: ViewSlot) -> str:
+    return f"draw {slot.candidates}, keep {slot.select}"
+
+
+def _lines_by_name(recipe: ViewRecipe) -> dict[str, str]:
+    """The line of each operation, by its class; a second one of a class is numbered."""
+    found: dict[str, str] = {}
+    for operation, line in recipe.torchvision_operations():
+        name = type(operation).__name__
+        while name in found:
+            kind, _, number = name.partition("-")
+            name = f"{kind}-{int(number or 1) + 1}"
+        found[name] = line
+    return found
+
+
+def _table(rows: Sequence[tuple[str, str, str]], preset: str) -> list[str]:
+    """Two columns, yours and the preset's, under the name of each slot."""
+    if not rows:
+        return []
+    width = max(len("yours"), *(len(ours) for _, ours, _ in rows))
+    lines = [f"{preset} differs in:", f"  {'yours'.ljust(width)}  the preset's"]
+    slot = None
+    for name, ours, theirs in rows:
+        if name != slot:
+            lines.append(f" {name}")
+            slot = name
+        lines.append(f"  {ours.ljust(width)}  {theirs}")
     return lines
-
-
-def _effective(slot: ViewSlot) -> dict[str, Any]:
-    """The fields that have an effect: none of an operation that is never applied."""
-    recipe: ViewRecipe = slot.recipe
-    order = _drawn(recipe)
-    names = [*_CROP, *(name for operation in order for name in (f"{operation}_prob", *_FIELDS[operation])), "mean", "std"]
-    fields = {name: getattr(recipe, name) for name in names}
-    return {"candidates": slot.candidates, "select": slot.select, **fields, "order": order}
-
-
-def _drawn(recipe: ViewRecipe) -> tuple[str, ...]:
-    return tuple(operation for operation in recipe.order if getattr(recipe, f"{operation}_prob") > 0)
-
-
-def _alike(name: str, one: Any, other: Any) -> bool:
-    if name == "solarize_threshold":  # the same grey levels are at or above it
-        return bool(abs(one - other) <= 0.5 / 255 + 1e-9)
-    return bool(one == other)
-
-
-def _describe(slot: ViewSlot) -> list[str]:
-    recipe: ViewRecipe = slot.recipe
-    lines = [f"{slot.name}: draw {slot.candidates}, keep {slot.select}", f"  crop: {_fields(recipe, _CROP)}"]
-    for operation in _drawn(recipe):
-        more = _fields(recipe, _FIELDS[operation])
-        lines.append(f"  {operation}: probability {getattr(recipe, f'{operation}_prob'):g}" + (f", {more}" if more else ""))
-    return [*lines, f"  normalize: {_fields(recipe, ('mean', 'std'))}" if recipe.mean is not None else "  not normalized"]
-
-
-def _fields(recipe: ViewRecipe, names: Sequence[str]) -> str:
-    return ", ".join(f"{name.split('_')[-1]} {_text(getattr(recipe, name))}" for name in names)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_text, value))})"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _load(target: str) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -13,11 +14,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from .._check import fail, require
+from .._check import fail, require, require_name
 from ..data.collate import collate_images
 from ..selection.losses import PairLoss
+from ..selection.policies import Policy
 from ..selection.sampler import HardPairSampler, HardViews
-from ..views.convert import convert, returns_views
+from ..selection.scoring import Scoring
+from ..views.convert import convert, returned_views
 from ..views.recipe import ViewSlot
 from .loader import HardViewLoader
 
@@ -47,10 +50,13 @@ def wrap(
     loss: PairLoss | Callable[[Any, Any], Tensor],
     candidates: int | Sequence[int] | None = None,
     teacher: Callable[..., Any] | None = None,
+    policy: str | Policy = "hardest",
+    scoring: str | Scoring = Scoring(),  # noqa: B008 - it is frozen
+    generator: torch.Generator | None = None,
     enabled: bool = True,
     device: torch.device | str | None = None,
     batch_format: Callable[[HardViews, Any], Any] | None = None,
-    **sampler_options: Any,
+    **unknown: NoReturn,
 ) -> Any:
     """Give a training loop hard views: the same batches as from its loader, the views chosen among more candidates.
 
@@ -60,29 +66,31 @@ def wrap(
 
     Args:
         loader: the repo's DataLoader, whose dataset has a transform that returns several views.
-        model, loss, teacher: as for :class:`HardPairSampler`.
+        model, loss, teacher, policy, scoring, generator: as for :class:`HardPairSampler`.
         candidates: as for :func:`hvs_aug.convert`; by default twice the views that are kept.
         enabled: False returns the loader itself.
         device, batch_format: as for :class:`HardViewLoader`.
-        sampler_options: further arguments of :class:`HardPairSampler`.
+        unknown: takes no values; an option that there is not is refused, with the closest that there is.
 
     A dataset that goes on to work with the views, as iBOT's does to draw a mask for each, is given stand-ins that have the shapes
     of the global candidates, in their order.
 
     Raises:
-        HVSError: if the loader is no DataLoader or has a collate_fn of its own, or its dataset no transform of several views, or
-            one that cannot be converted exactly.
+        HVSError: if there is no such option; if the loader is no DataLoader or has a collate_fn of its own, or its dataset no
+            transform of several views, or one that cannot be converted exactly.
     """
+    for name in unknown:
+        require_name(name, [option for option in inspect.signature(wrap).parameters if option != "unknown"], "wrap(**options)")
     if not enabled or isinstance(loader, HardViewLoader):
         return loader
     require(isinstance(loader, DataLoader), _CALL, "a torch DataLoader", loader, _BY_HAND)
     slots = _slots(loader.dataset, candidates)
-    sampler = HardPairSampler(model, loss, slots, teacher=teacher, **sampler_options)
+    sampler = HardPairSampler(model, loss, slots, teacher=teacher, policy=policy, scoring=scoring, generator=generator)
     known = _wrapped.get(loader)
     raw: Any
     if known is not None:
         state = known.hard_pairs.state_dict()
-        if sampler_options.get("generator") is not None:
+        if generator is not None:
             state["generator"] = sampler.generator.get_state()
         sampler.load_state_dict(state)
     if known is not None and known.hard_pairs.slots == sampler.slots:
@@ -97,7 +105,7 @@ def wrap(
 def _slots(dataset: Any, candidates: int | Sequence[int] | None) -> list[ViewSlot]:
     found: list[ViewSlot] | None = None
     for owner in _owners(dataset):
-        if not returns_views(owner.transform):
+        if returned_views(owner.transform) is None:
             fail(_CALL, "a transform that returns several views of an image", owner.transform, _BY_HAND)
         slots = convert(owner.transform, candidates)
         require(found is None or found == slots, _CALL, "one transform for all parts of the dataset", f"{found} and {slots}")

@@ -57,11 +57,10 @@ def benchmark(
         device,
         torch.bfloat16 if device.type == "cuda" else None,
     )
-    masked = isinstance(trial, IBOT)
-    transformer = masked or (model if model is not None else type(trial).default_encoders[size >= 64]).startswith("vit")
+    transformer = isinstance(trial, IBOT) or (model or type(trial).default_encoders[size >= 64]).startswith("vit")
     rows = measure(
         workload,
-        settings(transformer, masked),
+        settings(transformer),
         repeats=2 if quick else 9,
         warmup=1 if quick else 2,
         points=(0, 2) if quick else (0, 50, 150),

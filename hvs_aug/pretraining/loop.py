@@ -9,8 +9,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -20,12 +20,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .._check import fail, require, require_name
+from .._check import HVSError, fail, require, require_name
 from ..analysis.metrics import SelectionMeter
 from ..data.batch import ImageBatch
 from ..data.collate import collate_images
-from ..selection import policies
-from ..selection.slots import as_drawn
+from ..selection.named import as_policy, as_scoring
+from ..selection.scoring import Scoring
+from ..selection.watch import timings
 from .build import METHODS, build_method
 from .checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint, whole_file
 from .methods import Method
@@ -35,31 +36,16 @@ from .skipped import SkippedImages, naming_killers
 __all__ = [
     "CHECKPOINT",
     "METRICS",
-    "POLICIES",
     "Interrupted",
     "Pretraining",
     "Settings",
     "fitting_size",
     "load_method",
-    "make_policy",
     "summarise",
     "time_shares",
 ]
 
 CHECKPOINT, ENCODER, METRICS, SKIPPED = "checkpoint.safetensors", "encoder.safetensors", "metrics.jsonl", "skipped.txt"
-
-POLICIES: dict[str, Callable[..., policies.Policy]] = {
-    "hardest": policies.hardest,
-    "easiest": policies.easiest,
-    "random": lambda: policies.random(control=False),
-    "random-scored": policies.random,
-    "min_iou": policies.min_iou,
-    "softmax": policies.softmax,
-    "semi_hard": policies.semi_hard,
-    "mixture": policies.mixture,
-    "warmup": lambda steps: policies.warmup(int(steps)),
-}
-"""Policies by the name that the command line knows them by; the last four take a number, as in ``softmax:0.5``."""
 
 
 class Images(Protocol):
@@ -77,7 +63,8 @@ class Settings:
     Attributes:
         method, size, encoder: what is trained, for views of how many pixels.
         epochs, batch_size, learning_rate, seed: how. ``learning_rate`` is that of the method where it is ``None``.
-        candidates, policy, score_scale, every, predict: which views are trained on, as in :class:`hvs_aug.HardPairSampler`.
+        candidates, policy, scoring: which views are trained on, as in :class:`hvs_aug.HardPairSampler`.
+        score_scale, every: in the place of the scoring's own ``scale`` and ``every``.
     """
 
     method: str = "simclr"
@@ -89,9 +76,9 @@ class Settings:
     seed: int = 0
     candidates: int | None = None
     policy: str = "hardest"
-    score_scale: float = 1.0
-    every: int = 1
-    predict: int | None = None
+    scoring: str = "full"
+    score_scale: float | None = None
+    every: int | None = None
 
     def __post_init__(self) -> None:
         require_name(self.method, METHODS, "Settings(method)")
@@ -99,7 +86,18 @@ class Settings:
             require(getattr(self, name) >= 1, f"Settings({name})", "an integer of at least 1", getattr(self, name))
         rate = self.learning_rate
         require(rate is None or rate > 0, "Settings(learning_rate)", "a number above 0", rate)
-        make_policy(self.policy)
+        as_policy(self.policy, "--policy")
+        self.as_scoring()
+
+    def as_scoring(self) -> Scoring:
+        """The scoring of that name, with the settings that are given in place of its own."""
+        scoring = as_scoring(self.scoring, "--scoring")
+        scale = scoring.scale if self.score_scale is None else self.score_scale
+        try:
+            return replace(scoring, scale=scale, every=scoring.every if self.every is None else self.every)
+        except HVSError as error:
+            said = str(error).replace("Scoring(scale)", "--score-scale").replace("Scoring(every)", "--every")
+            raise HVSError(said) from None
 
 
 class Interrupted(KeyboardInterrupt):
@@ -136,10 +134,8 @@ class Pretraining:
         self.views = self.method.views(settings.size, settings.candidates)
         self.sampler = self.method.sampler(
             self.views,
-            policy=make_policy(settings.policy),
-            score_scale=settings.score_scale,
-            every=settings.every,
-            predict=settings.predict,
+            policy=settings.policy,
+            scoring=settings.as_scoring(),
             generator=torch.Generator().manual_seed(settings.seed),
         )
         rate = settings.learning_rate if settings.learning_rate is not None else self.method.learning_rate
@@ -202,22 +198,20 @@ class Pretraining:
     def train_step(self, images: ImageBatch, measured: bool = False) -> dict[str, Any] | None:
         """One step; if ``measured``, return its loss, its choice and its seconds, for which the host waits for the device."""
         method = self.method
-        self.sampler.profile = measured
         start = time.perf_counter()
         progress = self.step / self.total
         for group in self.optimizer.param_groups:
             group["lr"] = self.peak_rate * _rate(progress)
         method.schedule(progress)
         images = images.to(self.device, non_blocking=True)
-        hard = self.sampler(images, method.extras(self.views.slots, len(images), self.sampler.generator))
+        watched: AbstractContextManager[dict[str, float]] = timings() if measured else nullcontext({})
+        with watched as spent:
+            hard = self.sampler(images, method.extras(self.views.slots, len(images), self.sampler.generator))
         chosen = time.perf_counter()
         loss = method.loss(hard)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        if method.clip is not None:
-            for weight in method.parameters():
-                if weight.grad is not None:
-                    torch.nn.utils.clip_grad_norm_(weight, method.clip)
+        method.clip_gradients()
         self.optimizer.step()
         method.after_step()
         self.step += 1
@@ -229,9 +223,8 @@ class Pretraining:
             hint = "resume from the last checkpoint with a lower --learning-rate, or look at the images that it saw."
             fail("Pretraining.run()", "a finite loss", f"{value} in step {self.step}", hint)
         assert hard.drawn is not None
-        meter = SelectionMeter(as_drawn(self.views.slots, hard.drawn))
+        meter = SelectionMeter(self.views.slots)
         meter.update(hard.indices, hard.drawn, loss=hard.loss if torch.isfinite(hard.loss).any() else None)
-        spent = hard.timings or {}
         seconds = {
             "views": chosen - start - spent["scoring"] - spent["search"],
             "scoring": spent["scoring"],
@@ -257,7 +250,6 @@ class Pretraining:
         tensors = {f"method.{name}": value for name, value in self.method.state_dict().items()}
         tensors |= {f"optimizer.{name}": value for name, value in flatten_optimizer(self.optimizer).items()}
         tensors["sampler.generator"] = chosen["generator"]
-        tensors |= {f"predictor.{name}": value for name, value in chosen.get("predictor", {}).items()}
         state = {"settings": asdict(self.settings), "step": self.step, "choices": chosen["step"], "images": self.images}
         save_checkpoint(path, tensors, state)
 
@@ -278,8 +270,7 @@ class Pretraining:
         )
         _load(run.method, tensors, path)
         restore_optimizer(run.optimizer, _below("optimizer.", tensors))
-        chosen = {"generator": tensors["sampler.generator"], "step": state["choices"]}
-        run.sampler.load_state_dict(chosen | {"predictor": _below("predictor.", tensors)})
+        run.sampler.load_state_dict({"generator": tensors["sampler.generator"], "step": state["choices"]})
         run.step = state["step"]
         return run
 
@@ -305,27 +296,6 @@ class Pretraining:
             generator=torch.Generator(),  # the default one is the global random state
         )
         return iter(loader)
-
-
-def make_policy(name: str) -> policies.Policy:
-    """A policy from its name and, after a colon, its number.
-
-    Raises: HVSError for an unknown name, with the closest one that is known, or a missing or wrong number.
-
-    Example:
-        >>> make_policy("min_iou")
-        min_iou()
-    """
-    kind, _, number = name.partition(":")
-    require_name(kind, POLICIES, "--policy")
-    needed = list(POLICIES).index(kind) >= list(POLICIES).index("softmax")
-    try:
-        return POLICIES[kind](float(number)) if needed else POLICIES[kind](*([float(number)] if number else []))
-    except (ValueError, TypeError) as error:
-        if type(error).__name__ == "HVSError":
-            raise
-        expected = f"{kind} with a number after a colon" if needed else f"{kind} alone"
-        fail("--policy", expected, repr(name), "for example softmax:0.5, semi_hard:0.9, mixture:0.5 or warmup:1000.")
 
 
 def fitting_size(images: Images, method: str) -> int:

@@ -35,7 +35,7 @@ class Method(nn.Module, ABC):
         default_encoders: the encoder for views below 64 pixels, and from there on.
         learning_rate, weight_decay: of AdamW; the rate after the warm-up for a batch of 256, scaled by the square root of its
             size. Chosen for runs of minutes, not the papers' (SGD or LARS, hundreds of epochs).
-        clip: the largest norm of a parameter's gradient, or ``None``.
+        clip: the largest norm of each parameter's gradient, or ``None``.
     """
 
     preset: ClassVar[str]
@@ -78,6 +78,16 @@ class Method(nn.Module, ABC):
 
     def after_step(self) -> None:
         """What follows an optimiser's step: the teacher's moving average."""
+
+    def clip_gradients(self) -> None:
+        """Scale down each parameter's gradient whose norm is above :attr:`clip`: parameter by parameter, as DINO's repo does.
+
+        Source: facebookresearch/dino, utils.clip_gradients.
+        """
+        if self.clip is not None:
+            for weight in self.parameters():
+                if weight.grad is not None:
+                    nn.utils.clip_grad_norm_(weight, self.clip)
 
     def encode(self, images: Tensor) -> Tensor:
         """The features that are evaluated, ``(n, features)``: the encoder without projection."""

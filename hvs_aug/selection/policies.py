@@ -9,7 +9,6 @@ A policy is a function of the table that returns indices; one's own takes five l
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,9 +17,8 @@ from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
-from .._check import fail, require, require_fraction, require_name
+from .._check import fail, readable, require, require_fraction, require_name
 from ..views.params import ViewParams
 from ..views.recipe import ViewSlot
 from . import search
@@ -36,10 +34,10 @@ __all__ = [
     "needs_table",
     "random",
     "schedule",
+    "searches_exactly",
     "semi_hard",
     "softmax",
     "warmup",
-    "with_search",
 ]
 
 
@@ -80,7 +78,7 @@ class _Call:
 
     def uniform(self, *shape: int) -> Tensor:
         """Random numbers in [0, 1), drawn on the CPU and sent after the table without waiting."""
-        return torch.rand(shape, generator=self.generator).to(self.target[1], non_blocking=True)
+        return torch.rand(shape, generator=self.generator, device="cpu").to(self.target[1], non_blocking=True)
 
     @property
     def target(self) -> tuple[int, torch.device]:
@@ -165,7 +163,7 @@ class _Random(_Policy):
         batch, device = call.target
         found = []
         for span, slot in zip(slot_ranges(call.slots), call.slots, strict=True):
-            order = torch.rand(len(span), batch, generator=call.generator).argsort(0)
+            order = torch.rand(len(span), batch, generator=call.generator, device="cpu").argsort(0)
             found.append(order[: slot.select].sort(0).values + span.start)
         return torch.cat(found).to(device, non_blocking=True)
 
@@ -214,7 +212,7 @@ class _SemiHard(_Policy):
         finite = losses.isfinite().sum(0)
         # -inf sorts first, so the finite losses are the last ones.
         places = [len(losses) - count + math.floor(self.quantile * (count - 1)) if count else 0 for count in range(len(losses) + 1)]
-        place = torch.tensor(places).to(table.device, non_blocking=True)[finite]
+        place = torch.tensor(places, device="cpu").to(table.device, non_blocking=True)[finite]
         wanted = losses.sort(dim=0).values.gather(0, place[None])
         choice = (losses == wanted).to(torch.uint8).argmax(0)
         found = combinations.to(table.device, non_blocking=True)[choice].t()
@@ -233,6 +231,7 @@ class _MinIoU(_Policy):
         if call.params is None:
             fail("min_iou(params)", "the params of the candidates", "None", "render the candidates with CandidateViews.")
         overlap = without_local_pairs(call.params.iou(), call.slots)
+        overlap.diagonal().zero_()  # of a view with itself
         return search.exact(-overlap, call.slots).to(call.target[1], non_blocking=True)
 
 
@@ -370,15 +369,13 @@ def needs_table(policy: Policy, step: int) -> bool:
     return bool(getattr(policy, "needs_table", True))
 
 
-def with_search(policy: Policy, search: str, limit: int) -> Policy:
-    """The policy with another search in it, where it searches; the user's own are returned as they are."""
-    if isinstance(policy, _Searching):
-        return dataclasses.replace(policy, search=search, limit=limit)
+def searches_exactly(policy: Policy) -> bool:
+    """Whether a policy leaves out the losses of two local views, as the exact search does. Of the user's own it is not known."""
     if isinstance(policy, _Mixture):
-        return dataclasses.replace(policy, policy=with_search(policy.policy, search, limit))
+        return searches_exactly(policy.policy)
     if isinstance(policy, _Schedule):
-        return _Schedule({step: with_search(phase, search, limit) for step, phase in policy.phases.items()})
-    return policy
+        return any(searches_exactly(phase) for phase in policy.phases.values())
+    return isinstance(policy, _Searching) and policy.search == "exact"
 
 
 def choose(
@@ -390,7 +387,7 @@ def choose(
     step: int,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Ask a policy, and check its answer: the shape always, the values on the CPU alone, since a device would be waited for.
+    """Ask a policy, and check its answer: the shape always, the values on the CPU alone: reading them would block on a GPU.
 
     Raises:
         HVSError: if the indices are not (S, B) int64, or one is not of its slot's candidates, or comes twice.
@@ -401,7 +398,7 @@ def choose(
     right = isinstance(indices, Tensor) and indices.dtype == torch.int64 and indices.ndim == 2 and len(indices) == selected
     if not right or (batch is not None and indices.shape[1] != batch):
         fail(call, f"int64 indices ({selected}, {'B' if batch is None else batch}), one row per kept view", indices)
-    if indices.device.type != "cpu" or isinstance(indices, FakeTensor) or torch.compiler.is_compiling():
+    if not readable(indices):
         return indices
     row = 0
     for span, slot in zip(slot_ranges(slots), slots, strict=True):
@@ -453,7 +450,7 @@ def _without_outliers(table: Tensor, slots: Sequence[ViewSlot], quantile: float)
     """The table with NaN for the pairs above this quantile of all finite losses of pairs that can be kept together."""
     owner = [number for number, slot in enumerate(slots) for _ in range(slot.candidates)]
     together = [[u < v and compared(slots, one, other) for v, other in enumerate(owner)] for u, one in enumerate(owner)]
-    pairs = torch.tensor(together).to(table.device, non_blocking=True)[..., None]
+    pairs = torch.tensor(together, device="cpu").to(table.device, non_blocking=True)[..., None]
     ordered = torch.where(pairs & table.isfinite(), table, torch.inf).flatten().sort().values
     place = ((ordered.isfinite().sum() - 1).clamp_(min=0) * quantile).floor().long()
     highest = ordered.gather(0, place[None])

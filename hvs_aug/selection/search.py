@@ -9,15 +9,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from .._check import fail, require
+from .._check import fail, readable, require
 from ..views.recipe import ViewSlot
 from .losses.pair import slot_ranges
+from .slots import first_candidates
 
 __all__ = ["exact", "first", "sampled", "selection_loss"]
+
+SAMPLED = 'policies.hardest(search="sampled", limit=128)'
+"""What to use where the exact search cannot be."""
 
 _MAX_ANCHORS = 20_000
 _BLOCK_BYTES = 64 << 20
@@ -82,8 +87,7 @@ def sampled(table: Tensor, slots: Sequence[ViewSlot], limit: int = 128, generato
 
 def first(table: Tensor, slots: Sequence[ViewSlot]) -> Tensor:
     """The first candidates of every slot for every image, (S, B): what an image without any finite combination gets."""
-    indices = [torch.arange(span.start, span.start + slot.select) for span, slot in zip(slot_ranges(slots), slots, strict=True)]
-    return torch.cat(indices).to(table.device, non_blocking=True)[:, None].expand(-1, table.shape[-1])
+    return first_candidates(slots, table.shape[-1], table.device)
 
 
 def selection_loss(table: Tensor, indices: Tensor) -> Tensor:
@@ -110,7 +114,7 @@ def refuse_local_pairs(call: str, slots: Sequence[ViewSlot], local_pairs: bool) 
     """Fail where the loss of two local views would be left out."""
     if local_pairs and any(slot.role == "local" for slot in slots):
         expected = "a loss in which two local views have no loss of their own"
-        fail(f"{call}(local_pairs)", expected, "local_pairs=True", 'use search="sampled", limit=128.')
+        fail(f"{call}(local_pairs)", expected, "local_pairs=True", f"use {SAMPLED}.")
 
 
 def finite_or_lowest(table: Tensor) -> Tensor:
@@ -120,13 +124,26 @@ def finite_or_lowest(table: Tensor) -> Tensor:
 
 def anchor_combinations(slots: Sequence[ViewSlot]) -> Tensor:
     """Every way to keep the global views: (n, G) int64 on the CPU, in lexicographic order."""
-    spans = [(span, slot.select) for span, slot in zip(slot_ranges(slots), slots, strict=True) if slot.role == "global"]
+    layout = tuple((slot.candidates, slot.select, slot.role == "global") for slot in slots)
+    # A tensor made under a stand-in for a device, or while a graph is traced, must not outlive it.
+    return _anchors_once(layout) if readable() else _anchors(layout)
+
+
+def _anchors(layout: tuple[tuple[int, int, bool], ...]) -> Tensor:
+    spans, start = [], 0
+    for candidates, select, is_global in layout:
+        if is_global:
+            spans.append((range(start, start + candidates), select))
+        start += candidates
     count = math.prod([math.comb(len(span), select) for span, select in spans])
-    hint = 'draw fewer global candidates, or use search="sampled", limit=128.'
+    hint = f"draw fewer global candidates, or use {SAMPLED}."
     if count > _MAX_ANCHORS:
         fail("search.exact(slots)", f"at most {_MAX_ANCHORS:,} ways to keep the global views", f"{count:,}", hint)
     kept = itertools.product(*(list(itertools.combinations(span, select)) for span, select in spans))
-    return torch.tensor([[index for part in parts for index in part] for parts in kept])
+    return torch.tensor([[index for part in parts for index in part] for parts in kept], device="cpu")
+
+
+_anchors_once = lru_cache(maxsize=16)(_anchors)
 
 
 def draw_combinations(slots: Sequence[ViewSlot], limit: int, generator: torch.Generator | None = None) -> Tensor:
@@ -140,9 +157,9 @@ def draw_combinations(slots: Sequence[ViewSlot], limit: int, generator: torch.Ge
     total = math.prod(counts)
     require(total < 1 << 62, "search.sampled(slots)", "fewer than 2 ** 62 combinations of views", f"{total:.2g}")
     runs = min(limit, total)
-    bounds = torch.tensor([run * total // runs for run in range(runs + 1)])
+    bounds = torch.tensor([run * total // runs for run in range(runs + 1)], device="cpu")
     lengths = bounds.diff()
-    offset = (torch.rand(runs, generator=generator, dtype=torch.float64) * lengths).long()
+    offset = (torch.rand(runs, generator=generator, dtype=torch.float64, device="cpu") * lengths).long()
     rank = bounds[:-1] + torch.minimum(offset, lengths - 1)
     parts = []
     for span, slot, count in zip(reversed(slot_ranges(slots)), reversed(slots), reversed(counts), strict=True):
@@ -158,7 +175,7 @@ def _combination(rank: Tensor, candidates: int, select: int) -> Tensor:
     for index in range(candidates):
         later = candidates - index - 1
         # How many of the combinations that are still possible hold this index, for each number of views left to take.
-        counts = torch.tensor([math.comb(later, size - 1) if size else 0 for size in range(select + 1)])
+        counts = torch.tensor([math.comb(later, size - 1) if size else 0 for size in range(select + 1)], device="cpu")
         holding = counts[left]
         take = rank < holding
         rank = torch.where(take, rank, rank - holding)
@@ -199,7 +216,7 @@ def own_gains(table: Tensor, span: range, anchor: Tensor) -> Tensor:
 
 def combination_losses(table: Tensor, combinations: Tensor) -> Tensor:
     """The loss of every image on each combination of views: (n, S) int64 on the CPU -> (n, B). Memory: one block, 64 MiB."""
-    upper = torch.triu_indices(combinations.shape[1], combinations.shape[1])
+    upper = torch.triu_indices(combinations.shape[1], combinations.shape[1], device="cpu")
     pairs = combinations[:, upper[0]] * len(table) + combinations[:, upper[1]]
     entries, batch = table.flatten(0, 1), table.shape[-1]
     blocks = []

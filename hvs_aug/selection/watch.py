@@ -1,35 +1,53 @@
-"""What a sampler observes beside its work: seconds by phase, and losses that are not finite."""
+"""Timers and counters of a sampler: seconds by phase, and losses that are not finite."""
 
 from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Clock", "NonfiniteWatch"]
+__all__ = ["NonfiniteWatch", "mark", "timings"]
+
+_seconds: ContextVar[tuple[dict[str, float], list[float]] | None] = ContextVar("seconds", default=None)
 
 
-class Clock:
-    """Seconds by phase. Waits for the device, and so only if asked to."""
+@contextmanager
+def timings() -> Iterator[dict[str, float]]:
+    """Add up the seconds that samplers spend inside, by phase: ``views``, ``scoring``, ``search`` and ``render``.
 
-    def __init__(self, on: bool, device: torch.device) -> None:
-        self.seconds: dict[str, float] | None = dict.fromkeys(("views", "scoring", "search", "render"), 0.0) if on else None
-        self._device = device
-        self._last = self._now()
+    The host waits for the device after each phase, so the sum is more than a step takes without it.
 
-    def __call__(self, phase: str) -> None:
-        if self.seconds is not None:
-            now = self._now()
-            self.seconds[phase] += now - self._last
-            self._last = now
+    Example:
+        >>> with timings() as seconds:
+        ...     pass  # hard = sampler(images)
+        >>> seconds
+        {'views': 0.0, 'scoring': 0.0, 'search': 0.0, 'render': 0.0}
+    """
+    seconds = dict.fromkeys(("views", "scoring", "search", "render"), 0.0)
+    before = _seconds.set((seconds, [time.perf_counter()]))
+    try:
+        yield seconds
+    finally:
+        _seconds.reset(before)
 
-    def _now(self) -> float:
-        if self.seconds is not None and self._device.type != "cpu":
-            torch.get_device_module(self._device).synchronize(self._device)
-        return time.perf_counter()
+
+def mark(phase: str | None, device: torch.device) -> None:
+    """Say that a phase has ended, or with ``None`` that a step begins. Without :func:`timings` around it, this does nothing."""
+    opened = _seconds.get()
+    if opened is not None:
+        seconds, last = opened
+        if device.type != "cpu":
+            torch.get_device_module(device).synchronize(device)
+        now = time.perf_counter()
+        if phase is not None:
+            seconds[phase] += now - last[0]
+        last[0] = now
 
 
 class NonfiniteWatch:

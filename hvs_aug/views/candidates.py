@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import queue
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .._check import fail, readable, require
+from .._check import fail, is_traced, readable, require, require_name
 from ..data.batch import ImageBatch
-from ..ops import blur, color, crop, per_sample
-from .draw import draw_slot, own_generator
+from ..ops import CenterCrop, Resize, batched, cpu, gpu
+from ..ops.crop import unit_of
+from ..ops.operation import Draws, require_count
+from ..ops.plan import RenderPlan
+from .draw import OwnGenerator, draw_slot, identities
 from .params import ViewParams
 from .presets import preset_slots
 from .recipe import ViewRecipe, ViewSlot
 
 __all__ = ["CandidateViews"]
+
+Renderer = Literal["auto", "definition", "cpu", "triton"]
+_Render = Callable[..., Tensor]
 
 
 class CandidateViews(nn.Module):
@@ -30,16 +33,19 @@ class CandidateViews(nn.Module):
     Drawing is apart from rendering: :meth:`make_params` draws on the CPU, :meth:`transform` renders on the images' device, and the
     same parameters give the same views, bit for bit, at any size. Nothing drawn is kept on the module.
 
-    On a CPU the views are rendered one by one (:mod:`hvs_aug.ops.per_sample`), on ``torch.get_num_threads()`` threads; elsewhere as
-    one batch, with masks. Both give the same views: the crop of a uint8 image within one gray level (1.6 for bicubic), as the CPU's
-    resize is torch's fixed-point one, and all that follows within 1e-5.
+    On a CPU the views are rendered by kernels that numba compiles (:mod:`hvs_aug.ops.cpu`), on ``torch.get_num_threads()`` threads;
+    on an NVIDIA GPU by kernels that Triton compiles (:mod:`hvs_aug.ops.gpu`); elsewhere, and where these are not installed, by the
+    operations' definitions (:mod:`hvs_aug.ops.batched`). They differ by less than 1e-5.
 
     Args:
         slots: one :class:`ViewSlot`, or several; DINO has three.
-        compile: render as one batch compiled by torch.compile, on any device; it needs a C++ compiler or a GPU.
+        renderer: ``"auto"`` chooses by the images' device, ``"definition"`` renders by the definitions, ``"cpu"`` by the
+            kernels for the CPU, ``"triton"`` by those for the GPU, or fails.
+        chunk: how many images are rendered at a time; all by default. Where a GPU's memory does not suffice, rendering is tried
+            once more with fewer, and a warning says which chunk to set.
 
     Raises:
-        HVSError: if there is no slot, or a recipe is of an unknown kind.
+        HVSError: if there is no slot, or a recipe is of an unknown kind, or the renderer is not installed.
 
     Example:
         >>> import torch
@@ -53,23 +59,41 @@ class CandidateViews(nn.Module):
         True
     """
 
-    def __init__(self, slots: ViewSlot | Sequence[ViewSlot], *, compile: bool = False) -> None:
+    def __init__(self, slots: ViewSlot | Sequence[ViewSlot], *, renderer: Renderer = "auto", chunk: int | None = None) -> None:
         super().__init__()
-        self.slots: tuple[ViewSlot, ...] = (slots,) if isinstance(slots, ViewSlot) else tuple(slots)
-        require(len(self.slots) > 0, "CandidateViews(slots)", "at least one ViewSlot", "none")
+        call = "CandidateViews(slots)"
+        given: Any = slots if isinstance(slots, (list, tuple)) else [slots]
+        self.slots: tuple[ViewSlot, ...] = tuple(given)
+        require(len(self.slots) > 0, call, "at least one ViewSlot", "none")
         for slot in self.slots:
-            require(isinstance(slot, ViewSlot), "CandidateViews(slots)", "ViewSlots", slot)
+            require(isinstance(slot, ViewSlot), call, "ViewSlots", slot, "hvs_aug.convert makes them of a transform.")
             known = isinstance(slot.recipe, (ViewRecipe, nn.Module))
             require(known, "ViewSlot(recipe)", "a ViewRecipe or a Kornia pipeline", slot.recipe)
+        prepares = {slot.recipe.prepares for slot in self.slots if isinstance(slot.recipe, ViewRecipe)}
+        hint = "boxes of all slots are in pixels of the same prepared image."
+        require(len(prepares) <= 1, call, "recipes with the same Resize and CenterCrop before the crop", prepares, hint)
+        self._prepares: tuple[Resize | CenterCrop, ...] = next(iter(prepares), ())
         pipelines = {str(index): slot.recipe for index, slot in enumerate(self.slots) if isinstance(slot.recipe, nn.Module)}
+        fits = not (self._prepares and pipelines)
+        require(fits, call, "no Resize or CenterCrop before the crop beside a Kornia pipeline", list(self._prepares), hint)
         self.kornia = nn.ModuleDict({name: _kornia_pipeline(pipeline) for name, pipeline in pipelines.items()})
-        self.compile_views = compile
-        self._generator: torch.Generator | None = None
+        call = "CandidateViews(renderer)"
+        require_name(renderer, ("auto", "definition", "cpu", "triton"), call)
+        require(renderer != "cpu" or cpu.is_available(), call, "numba for 'cpu'", "no such package", "pip install numba")
+        is_installed = renderer != "triton" or gpu.is_installed()
+        require(is_installed, call, "a Triton of 3.6 or newer for 'triton'", "none", "pip install triton, on Linux.")
+        self.renderer = renderer
+        self.chunk = None if chunk is None else require_count(chunk, "CandidateViews(chunk)")
+        self._has_warned = False
+        self._needed = identities(self.slots)
+        flips = {"RandomHorizontalFlip.applied": torch.tensor(False, device="cpu")} if pipelines else {}
+        self._identities = flips | self._needed
+        self._own = OwnGenerator()
 
     @classmethod
-    def preset(cls, name: str, size: int = 224, candidates: int | None = None, *, compile: bool = False) -> CandidateViews:
+    def preset(cls, name: str, size: int = 224, candidates: int | None = None, *, renderer: Renderer = "auto") -> CandidateViews:
         """The candidate views of a method's own augmentation; see :func:`hvs_aug.views.presets.preset_slots`."""
-        return cls(preset_slots(name, size, candidates), compile=compile)
+        return cls(preset_slots(name, size, candidates), renderer=renderer)
 
     @property
     def candidates(self) -> int:
@@ -81,15 +105,17 @@ class CandidateViews(nn.Module):
 
         Args:
             images: the raw images; only their number and sizes are looked at.
-            generator: a CPU generator. By default the module's own, which starts from ``torch.initial_seed()`` and the rank; the
-                global random state is never touched.
+            generator: a CPU generator. By default the module's own (:class:`hvs_aug.views.draw.OwnGenerator`): equal seeds
+                give equal views, and no two modules, ranks or worker processes draw the same.
 
         Returns:
             ViewParams of V views on the CPU: one seed gives the same views on every device.
+
+        Raises:
+            HVSError: if the generator is none of the CPU, or an image is too small for a ``CenterCrop``.
         """
         batch = ImageBatch.of(images)
-        if generator is None:
-            self._generator = generator = self._generator or own_generator()
+        generator = self._own.get() if generator is None else generator
         require(
             isinstance(generator, torch.Generator) and generator.device.type == "cpu",
             "CandidateViews.make_params(generator)",
@@ -97,13 +123,14 @@ class CandidateViews(nn.Module):
             generator,
             "parameters are drawn on the CPU, so that one seed gives the same views on every device.",
         )
+        sizes = self._prepared_sizes(batch.sizes)
         drawn = []
         for index, slot in enumerate(self.slots):
             kornia = self._kornia(index)
             if kornia is None:
-                drawn.append(draw_slot(slot, index, batch.sizes, generator))
+                drawn.append(draw_slot(slot, index, sizes, generator, self._identities))
             else:
-                drawn.append(kornia.draw(slot, index, batch, generator))
+                drawn.append(_with_identities(kornia.draw(slot, index, batch, generator), self._identities))
         params = ViewParams.concatenate(drawn)
         return params if len(self.kornia) == 0 else _number_candidates(params, self.slots)
 
@@ -119,60 +146,121 @@ class CandidateViews(nn.Module):
             One tensor for each slot, ``(views, B, C, size, size)`` float32, normalised, on the images' device.
 
         Raises:
-            HVSError: if the params are of other images or slots, or a recipe draws colours that these channels do not define.
+            HVSError: if the params are of other images or slots, or the images' channels do not define an operation.
         """
         batch = ImageBatch.of(images)
         call = "CandidateViews.transform"
-        require(
-            params.boxes.shape[1] == len(batch),
-            f"{call}(params)",
-            f"the params of {len(batch)} images",
-            f"of {params.boxes.shape[1]}",
-        )
-        known = all(0 <= slot < len(self.slots) for slot in params.slots) and list(params.slots) == sorted(params.slots)
-        require(known, f"{call}(params)", f"views in the order of {len(self.slots)} slots", f"slots {params.slots}")
         scales = list(scale) if isinstance(scale, Sequence) else [scale] * len(self.slots)
         fits = len(scales) == len(self.slots) and all(value > 0 for value in scales)
         require(fits, f"{call}(scale)", "a positive fraction of the training size, or one for each slot", scale)
-        if readable(params.sizes, batch.sizes):
-            require(
-                torch.equal(params.sizes, batch.sizes),
-                f"{call}(params)",
-                "params drawn for these images",
-                "params of images of other sizes",
-                "draw them from the batch that is rendered: params = views.make_params(images).",
-            )
-        moved = params
-        if batch.device.type != "cpu" or self.compile_views:
-            moved = params.to(batch.device, non_blocking=True)
+        self._require_params(params, batch, f"{call}(params)")
+        for slot in self.slots:
+            if isinstance(slot.recipe, ViewRecipe):
+                slot.recipe.require_channels(batch.channels)
+        batch.require_unit_range(f"{call}(images)")
+        render = self._renderer_of(batch)
+        moved = params.to("cpu") if render is cpu.render else params.to(batch.device, non_blocking=True)
         with torch.autocast(batch.device.type, enabled=False):  # the views are the same in a caller's mixed precision
-            return [self._render(batch, params, moved, index, scales[index]) for index in range(len(self.slots))]
+            prepared = self._prepared(batch)
+            return [
+                self._render(prepared, params, moved.of_slot(index), index, scales[index], render)
+                for index in range(len(self.slots))
+            ]
 
-    def _render(self, batch: ImageBatch, given: ViewParams, moved: ViewParams, index: int, scale: float) -> Tensor:
+    def _renderer_of(self, batch: ImageBatch) -> _Render:
+        """What renders images of this batch: by its device, or as ``renderer`` says."""
+        device, call = batch.device, "CandidateViews.transform(images)"
+        if self.renderer == "cpu":
+            require(device.type == "cpu", call, "images on the CPU for renderer='cpu'", f"on {device}")
+        if self.renderer == "triton" and not is_traced(batch.pixels):
+            reason = gpu.why_not(device, batch.channels)
+            require(
+                not reason, call, "images on an NVIDIA GPU that the kernels are for, for renderer='triton'", f"{device}: {reason}"
+            )
+        if self.renderer == "definition" or is_traced(batch.pixels):
+            return batched.render
+        if device.type == "cpu" and self.renderer != "triton":
+            cpu.warn_if_missing()
+            return cpu.render if cpu.is_available() else batched.render
+        reason = gpu.why_not(device, batch.channels)
+        if not reason:
+            return gpu.render
+        if device.type == "cuda" and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(f"CandidateViews renders by slow definitions on {device}: {reason}.", stacklevel=4)
+        return batched.render
+
+    def _render(self, batch: ImageBatch, given: ViewParams, own: ViewParams, index: int, scale: float, render: _Render) -> Tensor:
         """Render the views of one slot; a Kornia pipeline takes its params as they were given."""
-        recipe = self.slots[index].recipe
         kornia = self._kornia(index)
         if kornia is not None:
             rendered: Tensor = kornia.render(batch, given, index, scale)
             return rendered
-        of_slot = moved.of_slot(index)
-        size = max(1, round(recipe.size * scale))
-        _require_colours(recipe, batch.pixels.shape[1])
-        if batch.device.type == "cpu" and not self.compile_views:
-            return render_per_sample(batch.pixels, of_slot, recipe, size)
-        render = compiled_render_batch() if self.compile_views else render_batch
-        return render(
-            batch.pixels,
-            of_slot.boxes,
-            of_slot.flips,
-            of_slot.jitter,
-            of_slot.order,
-            of_slot.gray,
-            of_slot.blur,
-            of_slot.solarize,
-            recipe,
-            size,
-        )
+        recipe: ViewRecipe = self.slots[index].recipe
+        drawn: dict[str, Draws] = {name: own.draws(name) for name, _ in recipe.steps}
+        plan = recipe.plan(scale)
+        try:
+            return _in_chunks(render, batch, own.boxes, drawn, plan, self.chunk)
+        except torch.cuda.OutOfMemoryError:
+            chunk = -(-min(self.chunk or len(batch), len(batch)) // 8)
+            if len(batch) <= 1:
+                raise
+            message = (
+                f"CandidateViews ran out of memory on {batch.device}, and renders {chunk} images at a time: set chunk={chunk}."
+            )
+            warnings.warn(message, stacklevel=4)
+        return _in_chunks(render, batch, own.boxes, drawn, plan, chunk)
+
+    def _require_params(self, params: ViewParams, batch: ImageBatch, call: str) -> None:
+        """Fail unless the params are of these images and slots, as far as that can be told without waiting for a device."""
+        hint = "draw them from the batch that is rendered: params = views.make_params(images)."
+        count = params.boxes.shape[1]
+        require(count == len(batch), call, f"the params of {len(batch)} images", f"of {count}", hint)
+        known = all(0 <= slot < len(self.slots) for slot in params.slots) and list(params.slots) == sorted(params.slots)
+        require(known, call, f"views in the order of {len(self.slots)} slots", f"slots {params.slots}")
+        missing = sorted(self._needed.keys() - params.drawn.keys())
+        require(not missing, call, "what the operations of these slots drew", f"params without {missing}", hint)
+        for name, identity in self._needed.items():
+            value, shape = params.drawn[name], (*params.boxes.shape[:2], *identity.shape)
+            fits = value.shape == shape and value.dtype == identity.dtype
+            require(fits, call, f"{name} as a {identity.dtype} tensor of shape {shape}", value, hint)
+        sizes = self._prepared_sizes(batch.sizes)
+        if readable(params.sizes, sizes):
+            same = torch.equal(params.sizes, sizes)
+            require(same, call, "params drawn for these images", "params of images of other sizes", hint)
+        if readable(params.boxes, params.sizes):
+            self._require_boxes(params, call)
+
+    def _require_boxes(self, params: ViewParams, call: str) -> None:
+        """Fail unless the boxes of all recipes are within their images; the kernels for the CPU look at no bounds."""
+        views = [view for view, slot in enumerate(params.slots) if self._kornia(slot) is None]
+        corners, sides = torch.split(params.boxes[views], 2, -1)
+        is_valid = ((corners >= 0) & (sides >= 1) & (sides <= params.sizes - corners)).all(-1)
+        if not is_valid.all():
+            view, image = (~is_valid).nonzero()[0].tolist()
+            box, size = params.boxes[views][view, image].tolist(), params.sizes[image].tolist()
+            fail(call, "boxes of at least one pixel, within their images", f"the box {box} in image {image} of {size} pixels")
+
+    def _prepared_sizes(self, sizes: Tensor) -> Tensor:
+        """The sizes of the images after what the recipes do before they crop."""
+        if not self._prepares:
+            return sizes
+        prepared = sizes.tolist()
+        for operation in self._prepares:
+            prepared = [operation.prepared_size(*size) for size in prepared]
+        return torch.tensor(prepared, dtype=torch.int64, device="cpu")
+
+    def _prepared(self, batch: ImageBatch) -> ImageBatch:
+        """The images after what the recipes do before they crop."""
+        if not self._prepares:
+            return batch
+        images = []
+        for image in batch:
+            pixels = image.to(torch.float32) * unit_of(image.dtype)
+            for operation in self._prepares:
+                pixels = operation.prepare(pixels)
+            images.append(pixels)
+        return ImageBatch.pack(images)
 
     def forward(self, images: ImageBatch | Tensor, generator: torch.Generator | None = None) -> tuple[list[Tensor], ViewParams]:
         """Draw and render: ``(transform(images, params), params)``."""
@@ -187,6 +275,20 @@ class CandidateViews(nn.Module):
         return dict(self.kornia.items()).get(str(index))
 
 
+def _in_chunks(
+    render: _Render, batch: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: RenderPlan, chunk: int | None
+) -> Tensor:
+    """Render so many images at a time."""
+    if chunk is None or chunk >= len(batch):
+        return render(batch, boxes, drawn, plan)
+    out = torch.empty(*boxes.shape[:2], batch.channels, *plan.size, dtype=torch.float32, device=batch.device)
+    for start in range(0, len(batch), chunk):
+        rows = slice(start, start + chunk)
+        own = {name: {key: value[:, rows] for key, value in draws.items()} for name, draws in drawn.items()}
+        out[:, rows] = render(batch[rows], boxes[:, rows], own, plan)
+    return out
+
+
 def _kornia_pipeline(pipeline: nn.Module) -> nn.Module:
     from .kornia_pipeline import KorniaPipeline  # here, so that Kornia is imported only where it is used
 
@@ -199,140 +301,8 @@ def _number_candidates(params: ViewParams, slots: Sequence[ViewSlot]) -> ViewPar
     return number_candidates(params, slots)
 
 
-def render_batch(
-    pixels: Tensor,
-    boxes: Tensor,
-    flips: Tensor,
-    factors: Tensor,
-    order: Tensor,
-    gray: Tensor,
-    sigma: Tensor,
-    solarized: Tensor,
-    recipe: ViewRecipe,
-    size: int,
-) -> Tensor:
-    """The batched schedule: every operation on all views, masked by what was drawn, without a look at a value.
-
-    Shape: pixels ``(B, C, H, W)``; the rest ``(V, B, ...)`` as in ViewParams, on one device -> ``(V, B, C, size, size)``.
-    """
-    views, images = boxes.shape[:2]
-    rendered = crop.crop_resize(pixels, boxes, flips, size, recipe.interpolation).clamp(0, 1).flatten(0, 1)
-    for operation in recipe.order:
-        if operation == "jitter" and recipe.jitter_prob > 0:
-            rendered = color.jitter(rendered, factors.flatten(0, 1), order.flatten(0, 1))
-        elif operation == "gray" and recipe.gray_prob > 0:
-            rendered = color.grayscale(rendered, gray.flatten())
-        elif operation == "blur" and recipe.blur_prob > 0:
-            radius, shrink = _scaled_blur(recipe, size)
-            rendered = blur.gaussian_blur(rendered, sigma.flatten() * shrink, radius)
-        elif operation == "solarize" and recipe.solarize_prob > 0:
-            rendered = color.solarize(rendered, solarized.flatten(), recipe.solarize_threshold)
-    if recipe.mean is not None and recipe.std is not None:
-        rendered = color.normalize(rendered, recipe.mean, recipe.std)
-    return rendered.view(views, images, *rendered.shape[1:])
-
-
-@functools.cache
-def compiled_render_batch() -> Callable[..., Tensor]:
-    """:func:`render_batch` compiled once for all sizes of images and batches."""
-    return torch.compile(render_batch, dynamic=True, fullgraph=True)
-
-
-def render_per_sample(pixels: Tensor, params: ViewParams, recipe: ViewRecipe, size: int) -> Tensor:
-    """The CPU schedule: every view on its own, shared out among ``torch.get_num_threads()`` threads; as :func:`render_batch`."""
-    views, images = params.boxes.shape[:2]
-    channels = pixels.shape[1]
-    total = views * images
-    out = torch.empty(total, channels, size, size)
-    radius, shrink = _scaled_blur(recipe, size)
-    render = per_sample.compiled_render_views()
-    arguments = (
-        pixels,
-        list(range(images)) * views,
-        params.boxes.flatten(0, 1).tolist(),
-        params.flips.flatten().tolist(),
-        params.jitter.flatten(0, 1).tolist(),
-        params.order.flatten(0, 1).tolist(),
-        params.gray.flatten().tolist(),
-        (params.blur.flatten() * shrink).tolist(),
-        params.solarize.flatten().tolist(),
-        [per_sample.OPERATION_CODES[operation] for operation in recipe.order],
-        recipe.interpolation == "bicubic",
-        radius,
-        recipe.solarize_threshold,
-        list(color.LUMINANCE) if channels == 3 else [1.0] * channels,
-        list(recipe.mean or ()),
-        list(recipe.std or ()),
-        out,
-    )
-    threads = torch.get_num_threads()
-    if threads == 1 or total == 1:
-        render(*arguments, 0, total)
-    else:
-        _share_out(lambda start, stop: render(*arguments, start, stop), total, threads)
-    return out.view(views, images, channels, size, size)
-
-
-def _scaled_blur(recipe: ViewRecipe, size: int) -> tuple[int, float]:
-    """The kernel's radius and the factor for sigma at a size other than the training size."""
-    shrink = size / recipe.size
-    return min(round(recipe.blur_kernel // 2 * shrink), size - 1), shrink
-
-
-def _require_colours(recipe: ViewRecipe, channels: int) -> None:
-    hint = "make a recipe for such images: dataclasses.replace(recipe, ...), with these at 0 and a mean and std of their channels."
-    if recipe.mean is not None and len(recipe.mean) != channels:
-        fail("ViewRecipe(mean)", f"one mean for each of the images' {channels} channels", f"{len(recipe.mean)}", hint)
-    if channels == 3:
-        return
-    drawn = {
-        "saturation": "jitter" in recipe.order and recipe.jitter_prob > 0 and recipe.saturation > 0,
-        "hue": "jitter" in recipe.order and recipe.jitter_prob > 0 and recipe.hue > 0,
-        "gray_prob": "gray" in recipe.order and recipe.gray_prob > 0,
-        "contrast": channels != 1 and "jitter" in recipe.order and recipe.jitter_prob > 0 and recipe.contrast > 0,
-    }
-    undefined = [name for name, on in drawn.items() if on]
-    if undefined:
-        fail(
-            "CandidateViews.transform(images)",
-            f"RGB images, since the recipe draws {', '.join(undefined)}",
-            f"{channels} channels",
-            hint,
-        )
-
-
-def _share_out(render: Callable[[int, int], None], total: int, threads: int) -> None:
-    """Render views [0, total) on several threads, each taking the next few until none are left."""
-    step = max(1, total // (8 * threads))
-    starts: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for start in range(0, total, step):
-        starts.put(start)
-
-    def work() -> None:
-        while True:
-            try:
-                start = starts.get_nowait()
-            except queue.Empty:
-                return
-            render(start, min(start + step, total))
-
-    with _rendering:
-        torch.set_num_threads(1)
-        try:
-            for task in [_threads(threads).submit(work) for _ in range(threads)]:
-                task.result()
-        finally:
-            torch.set_num_threads(threads)
-
-
-# The views are what is shared out, so each of torch's own operations runs on one core meanwhile. Depending on its version, torch
-# keeps that number for the process or for each thread: it is set in both, and put back for the caller, one rendering at a time.
-_rendering = threading.Lock()
-_pools: dict[int, ThreadPoolExecutor] = {}
-os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a fork
-
-
-def _threads(count: int) -> ThreadPoolExecutor:
-    if count not in _pools:
-        _pools[count] = ThreadPoolExecutor(count, "hvs_aug.views", initializer=torch.set_num_threads, initargs=(1,))
-    return _pools[count]
+def _with_identities(params: ViewParams, recorded: Mapping[str, Tensor]) -> ViewParams:
+    """Record for the views of a Kornia pipeline that the operations of other slots change nothing."""
+    shape = params.boxes.shape[:2]
+    drawn = {name: params.drawn.get(name, value.expand(*shape, *value.shape)) for name, value in recorded.items()}
+    return replace(params, drawn=drawn)

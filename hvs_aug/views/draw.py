@@ -1,105 +1,158 @@
-"""Draw the parameters of views: torchvision's laws, vectorised over views and images."""
+"""Draw the parameters of views: each operation from uniform numbers of its own."""
 
 from __future__ import annotations
 
-import math
+import hashlib
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
+from .._check import fail, require
+from ..ops.group import Group
+from ..ops.operation import Operation, masked
 from .params import ViewParams
 from .recipe import ViewRecipe, ViewSlot
 
-__all__ = ["draw_boxes", "draw_slot", "own_generator"]
+__all__ = ["OwnGenerator", "draw_slot", "identities", "own_generator"]
 
-_TRIES = 10  # torchvision RandomResizedCrop.get_params draws ten boxes before it falls back on a central one.
+_numbers = itertools.count()
 
-# Every view consumes the same uniform numbers in the same places whatever its recipe, so that changing one field of a recipe
-# changes that operation and no other.
-_AREA = slice(0, _TRIES)
-_RATIO = slice(_TRIES, 2 * _TRIES)
-_TOP, _LEFT, _FLIP, _JITTER, _GRAY, _BLUR, _SIGMA, _SOLARIZE = range(2 * _TRIES, 2 * _TRIES + 8)
-_FACTORS = slice(2 * _TRIES + 8, 2 * _TRIES + 12)
-_ORDER = slice(2 * _TRIES + 12, 2 * _TRIES + 16)
-_CROP = (*range(2 * _TRIES), _TOP, _LEFT, _FLIP)
-_COLUMNS = 2 * _TRIES + 16
+
+class OwnGenerator:
+    """A CPU generator that shares its draws with no other: not with another module, rank, worker process or epoch of workers.
+
+    It starts from ``torch.initial_seed()``, this process's rank, and the number of modules that were made before it; in a
+    worker of a DataLoader from the seed that the loader gave that worker. Equal seeds and an equal order of construction give
+    equal draws. The global random state is not touched.
+    """
+
+    def __init__(self) -> None:
+        self._number = next(_numbers)
+        self._process: tuple[int, int | None] | None = None
+        self._generator: torch.Generator | None = None
+
+    def get(self) -> torch.Generator:
+        """The generator of this process."""
+        worker = get_worker_info()
+        process = (os.getpid(), None if worker is None else worker.seed)
+        if self._generator is None or process != self._process:
+            distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+            rank = torch.distributed.get_rank() if distributed else int(os.environ.get("RANK", "0"))
+            self._generator, self._process = seeded(torch.initial_seed(), rank, self._number), process
+        return self._generator
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Its place in the stream, for a copy in this process or another; a forked worker starts anew all the same."""
+        state = None if self._generator is None else self._generator.get_state()
+        return {"number": self._number, "process": self._process, "state": state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._number, self._process, self._generator = state["number"], state["process"], None
+        if state["state"] is not None:
+            self._generator = torch.Generator("cpu")
+            self._generator.set_state(state["state"])
 
 
 def own_generator() -> torch.Generator:
-    """A CPU generator that starts from ``torch.initial_seed()`` and this process's rank, so that equal seeds draw apart on each."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    rank = torch.distributed.get_rank() if distributed else int(os.environ.get("RANK", "0"))
-    return torch.Generator().manual_seed((torch.initial_seed() + 0x9E3779B97F4A7C15 * (rank + 1)) % 2**63)
+    """A new generator of :class:`OwnGenerator`."""
+    return OwnGenerator().get()
 
 
-def draw_slot(slot: ViewSlot, index: int, sizes: Tensor, generator: torch.Generator) -> ViewParams:
+def seeded(*values: int | str) -> torch.Generator:
+    """A CPU generator whose seed depends on all of these values."""
+    digest = hashlib.blake2b(repr(values).encode(), digest_size=8).digest()
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def identities(slots: tuple[ViewSlot, ...]) -> dict[str, Tensor]:
+    """What is recorded for the views of these slots: for each parameter, by name, its identity.
+
+    Raises:
+        HVSError: if two operations of one name draw different things.
+    """
+    found: dict[str, Tensor] = {}
+    for slot in slots:
+        for name, operation in slot.recipe.steps if isinstance(slot.recipe, ViewRecipe) else ():
+            for key, value in operation.identity.items():
+                known = found.setdefault(f"{name}.{key}", value)
+                if known.shape != value.shape or known.dtype != value.dtype:
+                    fail("CandidateViews(slots)", f"one operation of the name {name}", f"two that draw {key} otherwise")
+    return found
+
+
+def draw_slot(
+    slot: ViewSlot, index: int, sizes: Tensor, generator: torch.Generator, recorded: Mapping[str, Tensor] | None = None
+) -> ViewParams:
     """Draw the candidates of one slot for images of the given sizes.
 
-    Shape: sizes ``(B, 2)`` int64, on the CPU -> ViewParams of ``slot.candidates`` views on the CPU.
+    Every operation has a stream of uniform numbers of its own, which depends on its name: to change, add or leave out one changes
+    no other's draws.
+
+    Shape: sizes ``(B, 2)`` int64, on the CPU -> ViewParams of ``slot.candidates`` views on the CPU. ``recorded`` names what other
+        slots draw too, by its identity.
     """
     recipe: ViewRecipe = slot.recipe
     shape = (slot.candidates, len(sizes))
-    uniform = torch.rand(*shape, _COLUMNS, generator=generator, dtype=torch.float64)
-    if slot.tie == "crop":
-        uniform[..., _CROP] = uniform[:1, :, _CROP]
+    seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
+    is_tied = slot.tie == "crop"
 
-    def applied(name: str, probability: float, column: int) -> Tensor:
-        # A draw is below 1, so a probability of 1 always applies; one of 0 never does.
-        return (uniform[..., column] < probability) & (name in recipe.order)
+    def uniform(name: str, operation: Operation, columns: int) -> Tensor:
+        rows = (1, shape[1]) if is_tied and _is_geometric(operation) else shape
+        numbers = torch.rand(*rows, columns, generator=seeded(seed, name), dtype=torch.float32, device="cpu")
+        return numbers.expand(*shape, columns) if rows != shape else numbers
 
-    factors = _draw_factors(recipe, uniform[..., _FACTORS])
-    identity = torch.tensor([1.0, 1.0, 1.0, 0.0])
-    low, high = recipe.blur_sigma
-    sigma = (low + (high - low) * uniform[..., _SIGMA]).to(torch.float32)
-    return ViewParams(
-        boxes=draw_boxes(recipe, sizes, uniform),
-        flips=applied("flip", recipe.flip_prob, _FLIP),
-        jitter=torch.where(applied("jitter", recipe.jitter_prob, _JITTER)[..., None], factors, identity),
-        order=uniform[..., _ORDER].argsort(-1),
-        gray=applied("gray", recipe.gray_prob, _GRAY),
-        blur=torch.where(applied("blur", recipe.blur_prob, _BLUR), sigma, torch.zeros(())),
-        solarize=applied("solarize", recipe.solarize_prob, _SOLARIZE),
-        sizes=sizes,
-        slots=(index,) * slot.candidates,
-    )
+    drawn: dict[str, Tensor] = {}
 
+    def draw(operation: Operation, names: list[str], keep: Tensor | None) -> None:
+        if isinstance(operation, Group):
+            applied = operation.members_applied(uniform(f"{type(operation).__name__} of {names[0]}", operation, operation.columns))
+            for member, members_keep in zip(operation.members, applied, strict=True):
+                draw(member, names, members_keep if keep is None else members_keep & keep)
+            return
+        name = names.pop(0)
+        prob = getattr(operation, "p", 1.0)
+        if operation.identity:
+            numbers = uniform(name, operation, operation.columns + 1)
+            values = operation.draw(numbers[..., 1:], recipe.shape)
+            _require_drawn(operation, values, shape)
+            coin = numbers[..., 0] < prob if prob < 1 else None  # a draw is below 1, so a probability of 1 always applies
+            if coin is not None:
+                keep = coin if keep is None else coin & keep
+            if keep is not None:
+                values = masked(operation, values, keep)
+            drawn.update({f"{name}.{key}": value for key, value in values.items()})
 
-def draw_boxes(recipe: ViewRecipe, sizes: Tensor, uniform: Tensor) -> Tensor:
-    """Crop boxes by torchvision's ``RandomResizedCrop.get_params``.
-
-    An area uniform in ``scale`` and a ratio log-uniform in ``ratio``, up to ten times until the box fits the image; then a
-    central box of the nearest ratio that the range allows. Rounding is half to even, as Python's.
-
-    Shape: sizes ``(B, 2)``; uniform ``(V, B, columns)`` float64 in [0, 1) -> ``(V, B, 4)`` int64.
-    """
-    full = sizes.to(torch.float64)
-    full_height, full_width = full[:, 0], full[:, 1]
-    (scale_low, scale_high), (ratio_low, ratio_high) = recipe.scale, recipe.ratio
-    area = (full_height * full_width)[:, None] * (scale_low + (scale_high - scale_low) * uniform[..., _AREA])
-    log_low, log_high = math.log(ratio_low), math.log(ratio_high)
-    ratio = torch.exp(log_low + (log_high - log_low) * uniform[..., _RATIO])
-    widths, heights = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
-    fits = (widths > 0) & (widths <= full_width[:, None]) & (heights > 0) & (heights <= full_height[:, None])
-    first = fits.to(torch.uint8).argmax(-1, keepdim=True)
-
-    image_ratio = full_width / full_height
-    central_width = torch.where(image_ratio > ratio_high, (full_height * ratio_high).round(), full_width)
-    central_height = torch.where(image_ratio < ratio_low, (full_width / ratio_low).round(), full_height)
-    fitted = fits.any(-1)
-    width = torch.where(fitted, widths.gather(-1, first).squeeze(-1), central_width)
-    height = torch.where(fitted, heights.gather(-1, first).squeeze(-1), central_height)
-    rows, columns = full_height - height, full_width - width
-    top = torch.where(fitted, (uniform[..., _TOP] * (rows + 1)).floor(), (rows / 2).floor())
-    left = torch.where(fitted, (uniform[..., _LEFT] * (columns + 1)).floor(), (columns / 2).floor())
-    return torch.stack([top, left, height, width], dim=-1).to(torch.int64)
+    for names, operation in recipe.named:
+        draw(operation, list(names), None)
+    boxes = recipe.crop.draw_boxes(uniform("RandomResizedCrop", recipe.crop, recipe.crop.columns), sizes)
+    for name in recipe.early_flips:
+        _mirror(boxes, drawn[f"{name}.applied"], sizes, axis=1 if name.startswith("RandomHorizontalFlip") else 0)
+    for name, value in (recorded or {}).items():
+        drawn.setdefault(name, value.expand(*shape, *value.shape))
+    return ViewParams(boxes, sizes, (index,) * slot.candidates, drawn={name: drawn[name] for name in recorded or drawn})
 
 
-def _draw_factors(recipe: ViewRecipe, uniform: Tensor) -> Tensor:
-    ranges: Sequence[tuple[float, float]] = (
-        *((max(0.0, 1 - strength), 1 + strength) for strength in (recipe.brightness, recipe.contrast, recipe.saturation)),
-        (-recipe.hue, recipe.hue),
-    )
-    low, high = torch.tensor(ranges, dtype=torch.float64).unbind(-1)
-    return (low + (high - low) * uniform).to(torch.float32)
+def _is_geometric(operation: Operation) -> bool:
+    members = operation.members if isinstance(operation, Group) else ()
+    return operation.is_geometric or any(map(_is_geometric, members))
+
+
+def _mirror(boxes: Tensor, applied: Tensor, sizes: Tensor, axis: int) -> None:
+    """A box of a mirrored image, as the box of the image."""
+    boxes[..., axis] = torch.where(applied, sizes[:, axis] - boxes[..., axis] - boxes[..., axis + 2], boxes[..., axis])
+
+
+def _require_drawn(operation: Operation, values: Mapping[str, Tensor], shape: tuple[int, int]) -> None:
+    call = f"{type(operation).__name__}.draw"
+    expected_names = f"the parameters {sorted(operation.identity)}"
+    require(isinstance(values, Mapping), call, expected_names, values)
+    require(values.keys() == operation.identity.keys(), call, expected_names, f"{sorted(values)}")
+    for name, identity in operation.identity.items():
+        value, expected = values[name], (*shape, *identity.shape)
+        fits = isinstance(value, Tensor) and value.shape == expected and value.dtype == identity.dtype
+        require(fits, f"{call}, {name}", f"a {identity.dtype} tensor of shape {expected}, as identity says", value)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from .._check import fail, require
 from ..data.batch import ImageBatch
-from ..ops.crop import to_unit_range
+from ..ops.crop import unit_of
 from .params import ViewParams
 from .recipe import ViewSlot
 
@@ -28,7 +28,7 @@ CANDIDATE = "kornia.candidate"
 """The entry of ``ViewParams.extras`` that says which candidate of its slot each view is, ``(V, B)`` int64."""
 
 _CROPS = (kornia_augmentation.RandomResizedCrop, kornia_augmentation.RandomCrop, kornia_augmentation.CenterCrop)
-# What a later crop's box can be read through: the rest keeps rectangles no rectangles, or is not known to keep them.
+# A box can be read through these; other transforms may turn a box into something that is not a box.
 _RECTANGULAR = (
     *_CROPS,
     kornia_augmentation.Resize,
@@ -89,7 +89,7 @@ class KorniaPipeline(nn.Module):
 
         Returns:
             ViewParams on the CPU with the crops' boxes (rounded to whole source pixels where the pipeline resizes before it crops),
-            the horizontal flips, and Kornia's own parameters in ``extras``; the other fields are at their identity. Without a crop,
+            the horizontal flips, and Kornia's own parameters in ``extras``; nothing else in ``drawn``. Without a crop,
             or with a rotation or warp before it, boxes are those of the whole image and the slot is ``uncropped``.
         """
         require(slot.tie is None, "ViewSlot(tie)", "None for a Kornia pipeline, whose candidates are drawn apart", repr(slot.tie))
@@ -103,7 +103,7 @@ class KorniaPipeline(nn.Module):
         calls = []
         for candidate in range(slot.candidates):
             for ((height, width), members), seed in zip(groups.items(), seeds[candidate], strict=True):
-                shape = torch.Size((len(members), images.pixels.shape[1], height, width))
+                shape = torch.Size((len(members), images.channels, height, width))
                 with _isolated(seed, torch.device("cpu")):
                     drawn = self._drawing[0].forward_parameters(shape)
                 calls.append(_Call(candidate, members, seed, (height, width), drawn))
@@ -111,18 +111,12 @@ class KorniaPipeline(nn.Module):
                     window = _Window(len(members), height, width)
                     window.follow(self.pipeline, drawn)
                     boxes[candidate, members], flips[candidate, members] = window.boxes(), window.mirrored
-        views = boxes.shape[:2]
         return ViewParams(
-            boxes=boxes,
-            flips=flips,
-            jitter=torch.tensor([1.0, 1.0, 1.0, 0.0]).expand(*views, 4).clone(),
-            order=torch.arange(4).expand(*views, 4).clone(),
-            gray=torch.zeros(views, dtype=torch.bool),
-            blur=torch.zeros(views),
-            solarize=torch.zeros(views, dtype=torch.bool),
-            sizes=sizes,
+            boxes,
+            sizes,
             slots=(index,) * slot.candidates,
             uncropped=() if self.has_boxes else (index,),
+            drawn={"RandomHorizontalFlip.applied": flips},
             extras=_pack(calls, _prefix(index)),
         )
 
@@ -138,7 +132,6 @@ class KorniaPipeline(nn.Module):
             fail(call, f"params with slot {index}'s Kornia parameters", "params without", hint)
         start = params.slots.index(index) if index in params.slots else 0
         wanted = params.extras[CANDIDATE][start : start + params.slots.count(index)].tolist()
-        pixels = to_unit_range(images.pixels)
         rendered: Tensor | None = None
         for entry in _unpack(params.extras, _prefix(index)):
             # Only the first images may be asked for; the others of the call stand in as black.
@@ -151,7 +144,7 @@ class KorniaPipeline(nn.Module):
             ]
             if not uses:
                 continue
-            views = _reduced(self._call(pixels, entry, present), scale)
+            views = _reduced(self._call(images, entry, present), scale)
             if rendered is None:
                 rendered = views.new_empty(len(wanted), len(images), *views.shape[1:])
             if views.shape[1:] != rendered.shape[2:]:
@@ -165,19 +158,18 @@ class KorniaPipeline(nn.Module):
         return rendered
 
     @torch.no_grad()
-    def _call(self, pixels: Tensor, entry: _Call, present: Sequence[tuple[int, int]]) -> Tensor:
-        height, width = entry.size
-        images = pixels[[image for _, image in present], :, :height, :width]
+    def _call(self, batch: ImageBatch, entry: _Call, present: Sequence[tuple[int, int]]) -> Tensor:
+        images = torch.stack([batch.image(image) for _, image in present]).to(torch.float32) * unit_of(batch.dtype)
         if len(present) < len(entry.members):
             given, images = images, images.new_zeros(len(entry.members), *images.shape[1:])
             images[[place for place, _ in present]] = given
-        if self._device != pixels.device:
-            self.pipeline.to(pixels.device)
-            self._device = pixels.device
+        if self._device != batch.device:
+            self.pipeline.to(batch.device)
+            self._device = batch.device
         keys = {"data_keys": ["input"]} if isinstance(self.pipeline, kornia_augmentation.AugmentationSequential) else {}
-        with _isolated(entry.seed, pixels.device):
+        with _isolated(entry.seed, batch.device):
             views: Tensor = self.pipeline(images, params=entry.drawn, **keys)
-        return views.to(pixels.device, torch.float32)
+        return views.to(batch.device, torch.float32)
 
 
 def number_candidates(params: ViewParams, slots: Sequence[ViewSlot]) -> ViewParams:

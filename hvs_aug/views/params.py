@@ -3,68 +3,78 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .._check import fail, require
+from .._check import fail, readable, require
 
 __all__ = ["ViewParams"]
 
-_FORMAT = "hvs_aug.ViewParams/1"
+_FORMAT = "hvs_aug.ViewParams/2"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ViewParams:
     """What was drawn for V views of each of B images. The same params and images give the same views, bit for bit.
 
-    Every tensor has the leading axes ``(V, B)``; the views stand in the order of their slots. A value that changes nothing (its
-    identity) stands where an operation was not drawn.
+    The views stand in the order of their slots. Where an operation was not drawn, or is not in a view's recipe, its parameters
+    hold what changes nothing (:attr:`hvs_aug.ops.Operation.identity`).
 
     Attributes:
         boxes: ``(V, B, 4)`` int64 crops as (top, left, height, width) in source pixels, half-open.
-        flips: ``(V, B)`` bool, horizontal flip.
-        jitter: ``(V, B, 4)`` float32: brightness, contrast and saturation factors (identity 1), hue shift in turns (identity 0).
-        order: ``(V, B, 4)`` int64: ``order[..., i]`` is the column of ``jitter`` that is applied i-th.
-        gray: ``(V, B)`` bool.
-        blur: ``(V, B)`` float32, standard deviation in pixels of the training size; 0 where not blurred.
-        solarize: ``(V, B)`` bool.
-        sizes: ``(B, 2)`` int64, the (height, width) of the images that the boxes were drawn for.
+        sizes: ``(B, 2)`` int64, the (height, width) of the images that the boxes were drawn for, after a ``Resize`` or
+            ``CenterCrop`` that the recipes begin with.
         slots: for each of the V views the index of its slot.
         uncropped: the indices of the slots whose pipeline has no crop; their boxes are those of the whole image.
-        extras: further tensors with leading axes ``(V, B)`` or any (a Kornia pipeline's own parameters), by name.
+        drawn: what each operation drew, ``(V, B, ...)``, by the names of operation and parameter:
+            ``"RandomHorizontalFlip.applied"``, ``"ColorJitter.factors"``, ``"GaussianBlur.sigma"``.
+        extras: further tensors by name. One with leading axes ``(V, B)`` has a row for each view, which is selected with it;
+            any other belongs to all of them (a Kornia pipeline's own records).
 
+    Raises:
+        HVSError: if a shape does not fit.
     """
 
     boxes: Tensor
-    flips: Tensor
-    jitter: Tensor
-    order: Tensor
-    gray: Tensor
-    blur: Tensor
-    solarize: Tensor
     sizes: Tensor
     slots: tuple[int, ...]
     uncropped: tuple[int, ...] = ()
+    drawn: Mapping[str, Tensor] = field(default_factory=dict)
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        require(self.boxes.ndim == 3 and self.boxes.shape[2] == 4, "ViewParams(boxes)", "shape (V, B, 4)", self.boxes)
         views, images = self.boxes.shape[:2]
-        for name, tail in _TAILS.items():
-            value = getattr(self, name)
-            require(value.shape == (views, images, *tail), f"ViewParams({name})", f"shape {(views, images, *tail)}", value)
         require(self.sizes.shape == (images, 2), "ViewParams(sizes)", f"shape {(images, 2)}", self.sizes)
         require(len(self.slots) == views, "ViewParams(slots)", f"{views} slot indices", f"{len(self.slots)}")
+        for name, value in self.drawn.items():
+            require(value.shape[:2] == (views, images), f"ViewParams(drawn[{name!r}])", f"axes {(views, images)} first", value)
 
     def __len__(self) -> int:
         """The number of views, V."""
         return len(self.boxes)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other holds the same values, of the same dtypes, for the same slots."""
+        if not isinstance(other, ViewParams):
+            return NotImplemented
+        ours, theirs = self._tensors(), other._tensors()
+        alike = (self.slots, set(self.uncropped), ours.keys()) == (other.slots, set(other.uncropped), theirs.keys())
+        return alike and all(value.dtype == theirs[name].dtype and torch.equal(value, theirs[name]) for name, value in ours.items())
+
+    def __hash__(self) -> int:
+        return hash((self.slots, frozenset(self.uncropped), tuple(self.boxes.shape), frozenset(self._tensors())))
+
+    def draws(self, operation: str) -> dict[str, Tensor]:
+        """What one operation drew, by the names of its parameters; empty where there is no operation of this name."""
+        start = f"{operation}."
+        return {name.removeprefix(start): value for name, value in self.drawn.items() if name.startswith(start)}
 
     def iou(self, other: ViewParams | None = None) -> Tensor:
         """Intersection over union of the crops of every two views of an image, in source pixels: ``(V, V, B)`` float32 in [0, 1].
@@ -109,10 +119,11 @@ class ViewParams:
             index = indices.to(value.device).view(*indices.shape, *(1,) * (value.ndim - 2))
             return value.gather(0, index.expand(*indices.shape, *value.shape[2:]))
 
-        views = self.boxes.shape[:2]
-        chosen = {name: gather(getattr(self, name)) for name in _TAILS}
-        extras = {name: gather(value) if value.shape[:2] == views else value for name, value in self.extras.items()}
-        return self._with(chosen, slots=tuple(slots), extras=extras)
+        return self._by_view(gather, tuple(slots))
+
+    def of_images(self, rows: slice | Tensor) -> ViewParams:
+        """The params of some of the images, which a slice or a one-dimensional index tensor names."""
+        return self._by_view(lambda value: value[:, rows], self.slots, self.sizes[rows])
 
     def span(self, slot: int) -> slice:
         """Where the views of one slot stand, on the axis of views."""
@@ -122,33 +133,86 @@ class ViewParams:
     def of_slot(self, slot: int) -> ViewParams:
         """The params of the views of one slot."""
         views = self.span(slot)
-        return self._with({name: getattr(self, name)[views] for name in _TAILS}, slots=self.slots[views])
+        uncropped = tuple(index for index in self.uncropped if index == slot)
+        return replace(self._by_view(lambda value: value[views], self.slots[views]), uncropped=uncropped)
 
     @staticmethod
     def concatenate(parts: Sequence[ViewParams]) -> ViewParams:
-        """The params of the views of several slots, in one, for the same images."""
-        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in _TAILS}
+        """The params of the views of several slots, in one, for the same images.
+
+        Raises:
+            HVSError: if parts have drawn other things, or extras of the same name that do not fit.
+        """
+        call = "ViewParams.concatenate(parts)"
+        require(len(parts) > 0, call, "at least one part", "none")
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        for part in parts:
+            require(
+                part.drawn.keys() == first.drawn.keys(), call, f"parts that drew {sorted(first.drawn)}", f"{sorted(part.drawn)}"
+            )
+        extras: dict[str, Tensor] = {}
+        for name in dict.fromkeys(name for part in parts for name in part.extras):
+            found = [part.extras[name] for part in parts if name in part.extras]
+            if len(found) == len(parts) and all(part._has_rows(part.extras[name]) for part in parts):
+                extras[name] = torch.cat(found)
+            else:
+                alike = all(value.shape == found[0].shape and torch.equal(value, found[0]) for value in found)
+                hint = "give every part a row for each of its views, or the same tensor."
+                require(alike, call, f"extras {name!r} of one value, or with rows in every part", found[-1], hint)
+                extras[name] = found[0]
         return ViewParams(
-            **joined,
-            sizes=parts[0].sizes,
-            slots=tuple(slot for part in parts for slot in part.slots),
-            uncropped=tuple(slot for part in parts for slot in part.uncropped),
-            extras={name: value for part in parts for name, value in part.extras.items()},
+            torch.cat([part.boxes for part in parts]),
+            first.sizes,
+            tuple(slot for part in parts for slot in part.slots),
+            tuple(dict.fromkeys(slot for part in parts for slot in part.uncropped)),
+            {name: torch.cat([part.drawn[name] for part in parts]) for name in first.drawn},
+            extras,
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ViewParams:
-        """Move every tensor."""
-        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in (*_TAILS, "sizes")}
-        extras = {name: value.to(device, non_blocking=non_blocking) for name, value in self.extras.items()}
-        return self._with(moved, extras=extras)
+        """Move every tensor; to a GPU from the CPU in one copy, from page-locked memory where ``non_blocking``."""
+        tensors = self._tensors()
+        target = torch.device(device)
+        from_cpu = all(value.device.type == "cpu" for value in tensors.values())
+        if target.type == "cpu" or not from_cpu or not readable(*tensors.values()):
+            return self._of({name: value.to(device, non_blocking=non_blocking) for name, value in tensors.items()})
+        bytes_ = [value.contiguous().view(-1).view(torch.uint8) for value in tensors.values()]
+        padded = [value.numel() + -value.numel() % _ALIGNMENT for value in bytes_]
+        packed = torch.empty(sum(padded), dtype=torch.uint8, device="cpu", pin_memory=non_blocking and target.type == "cuda")
+        for place, value in zip(torch.split(packed, padded), bytes_, strict=True):
+            place[: value.numel()].copy_(value)
+        moved = torch.split(packed.to(target, non_blocking=non_blocking), padded)
+        named = zip(tensors.items(), bytes_, moved, strict=True)
+        return self._of({name: part[: own.numel()].view(value.dtype).view(value.shape) for (name, value), own, part in named})
 
-    def _with(self, tensors: Mapping[str, Any], **others: Any) -> ViewParams:
-        return replace(self, **tensors, **others)
+    def _has_rows(self, value: Tensor) -> bool:
+        """Whether an extra has a row for each view of each image."""
+        return value.shape[:2] == self.boxes.shape[:2]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        extras = {f"extras.{name}": value for name, value in self.extras.items()}
+        return {"boxes": self.boxes, "sizes": self.sizes} | {f"drawn.{name}": value for name, value in self.drawn.items()} | extras
+
+    def _of(self, tensors: Mapping[str, Tensor]) -> ViewParams:
+        """These params with other tensors, named as in :meth:`_tensors`."""
+        groups: dict[str, dict[str, Tensor]] = {"drawn": {}, "extras": {}}
+        for name, value in tensors.items():
+            group, _, key = name.partition(".")
+            if key:
+                groups[group][key] = value
+        return replace(self, boxes=tensors["boxes"], sizes=tensors["sizes"], drawn=groups["drawn"], extras=groups["extras"])
+
+    def _by_view(self, take: Callable[[Tensor], Tensor], slots: tuple[int, ...], sizes: Tensor | None = None) -> ViewParams:
+        """These params with other views, or images of other sizes: ``take`` is applied to whatever has a row for each view."""
+        chosen = {name: take(value) for name, value in self.drawn.items()}
+        extras = {name: take(value) if self._has_rows(value) else value for name, value in self.extras.items()}
+        return ViewParams(take(self.boxes), self.sizes if sizes is None else sizes, slots, self.uncropped, chosen, extras)
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file, with a digest of its contents."""
-        tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in (*_TAILS, "sizes")}
-        tensors |= {f"extras.{name}": value.detach().cpu().contiguous() for name, value in self.extras.items()}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self._tensors().items()}
         layout = {"slots": _join(self.slots), "uncropped": _join(self.uncropped)}
         save_file(tensors, path, metadata={"format": _FORMAT, **layout, "sha256": _digest(tensors, layout)})
 
@@ -174,22 +238,12 @@ class ViewParams:
             "the contents that were saved",
             f"{path}, which was changed since",
         )
-        extras = {name.removeprefix("extras."): value for name, value in tensors.items() if name.startswith("extras.")}
-        own = {name: tensors[name] for name in (*_TAILS, "sizes")}
-        return cls(**own, slots=_split(layout["slots"]), uncropped=_split(layout["uncropped"]), extras=extras)
+        boxes, sizes = (tensors.pop(name) for name in ("boxes", "sizes"))
+        empty = cls(boxes, sizes, _split(layout["slots"]), _split(layout["uncropped"]))
+        return empty._of({"boxes": boxes, "sizes": sizes} | tensors)
 
 
-# The axes that follow (V, B) in each tensor.
-_TAILS: dict[str, tuple[int, ...]] = {
-    "boxes": (4,),
-    "flips": (),
-    "jitter": (4,),
-    "order": (4,),
-    "gray": (),
-    "blur": (),
-    "solarize": (),
-}
-assert set(_TAILS) < {entry.name for entry in fields(ViewParams)}
+_ALIGNMENT = 16  # bytes, of every tensor within the one that crosses to a device
 
 
 def _join(numbers: Sequence[int]) -> str:
@@ -204,5 +258,5 @@ def _digest(tensors: Mapping[str, Tensor], layout: Mapping[str, str]) -> str:
     digest = hashlib.sha256(repr(sorted(layout.items())).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].numpy().tobytes())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -12,8 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, Literal
 
 from .._check import require, require_name
+from ..ops import (
+    ColorJitter,
+    GaussianBlur,
+    Normalize,
+    Operation,
+    RandomGrayscale,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    RandomSolarize,
+)
 from .recipe import ViewRecipe, ViewSlot
 
 __all__ = ["PRESETS", "preset_slots"]
@@ -27,90 +38,91 @@ _SMALL = 64  # views below this size are those of CIFAR-like data, which the pap
 def _simclr(size: int) -> ViewRecipe:
     """SimCLR (arXiv 2002.05709): appendix A for ImageNet, appendix B.9 for CIFAR-10 (strength 0.5 and no blur)."""
     strength = 1.0 if size >= _SMALL else 0.5  # A, get_color_distortion(s=1.0); B.9
-    return ViewRecipe(
-        size=size,
-        scale=(0.08, 1.0),  # A, "random crop and resize": Inception's 0.08 to 1
-        ratio=(3 / 4, 4 / 3),  # A
-        interpolation="bicubic",  # google-research/simclr data_util.py, crop_and_resize
-        flip_prob=0.5,  # A
-        jitter_prob=0.8,  # A, color_distortion: RandomApply p=0.8
-        brightness=0.8 * strength,  # A, ColorJitter(0.8*s, 0.8*s, 0.8*s, 0.2*s)
-        contrast=0.8 * strength,
-        saturation=0.8 * strength,
-        hue=0.2 * strength,
-        gray_prob=0.2,  # A
-        blur_prob=0.5 if size >= _SMALL else 0.0,  # A, "we blur the image 50% of the time"; B.9
-        blur_sigma=(0.1, 2.0),  # A
-        blur_kernel=_tenth(size),  # A, "the kernel size is set to be 10% of the image height/width"
-        order=("flip", "jitter", "gray", "blur"),
-    )
+    operations: list[Operation] = [
+        # A, "random crop and resize": Inception's 0.08 to 1; google-research/simclr data_util.py, crop_and_resize: bicubic
+        RandomResizedCrop(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), interpolation="bicubic"),
+        RandomHorizontalFlip(0.5),  # A
+        # A, color_distortion: ColorJitter(0.8*s, 0.8*s, 0.8*s, 0.2*s), RandomApply p=0.8
+        ColorJitter(0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength, p=0.8),
+        RandomGrayscale(0.2),  # A
+    ]
+    if size >= _SMALL:  # A, "we blur the image 50% of the time", "the kernel size is set to be 10% of the image height/width"
+        operations.append(GaussianBlur(_tenth(size), sigma=(0.1, 2.0), p=0.5))
+    return ViewRecipe(size, operations)
 
 
 def _simclr_sthalles(size: int) -> ViewRecipe:
     """github.com/sthalles/SimCLR data_aug/contrastive_learning_dataset.py: full strength and blur at every size."""
     return ViewRecipe(
-        size=size,
-        scale=(0.08, 1.0),  # RandomResizedCrop(size=size), torchvision's defaults, bilinear
-        flip_prob=0.5,  # RandomHorizontalFlip()
-        jitter_prob=0.8,  # RandomApply([color_jitter], p=0.8)
-        brightness=0.8,  # ColorJitter(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s), s=1
-        contrast=0.8,
-        saturation=0.8,
-        hue=0.2,
-        gray_prob=0.2,  # RandomGrayscale(p=0.2)
-        blur_prob=1.0,  # GaussianBlur(kernel_size=int(0.1 * size)), always
-        blur_sigma=(0.1, 2.0),  # gaussian_blur.py, np.random.uniform(0.1, 2.0)
-        blur_kernel=_tenth(size),  # gaussian_blur.py, radias = kernel_size // 2
-        order=("flip", "jitter", "gray", "blur"),
+        size,
+        [
+            RandomResizedCrop(),  # RandomResizedCrop(size=size), torchvision's defaults, bilinear
+            RandomHorizontalFlip(),  # RandomHorizontalFlip()
+            # ColorJitter(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s), s=1; RandomApply([color_jitter], p=0.8)
+            ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8),
+            RandomGrayscale(0.2),  # RandomGrayscale(p=0.2)
+            # GaussianBlur(kernel_size=int(0.1 * size)), always; gaussian_blur.py: radias = kernel_size // 2, uniform(0.1, 2.0)
+            GaussianBlur(_tenth(size), sigma=(0.1, 2.0)),
+        ],
     )
 
 
 def _simsiam(size: int) -> ViewRecipe:
     """github.com/facebookresearch/simsiam main_simsiam.py, "MoCo v2's aug"; SimSiam (arXiv 2011.10566) appendix D for CIFAR-10."""
-    small = size < _SMALL
-    return ViewRecipe(
-        size=size,
-        scale=(0.2, 1.0),  # RandomResizedCrop(224, scale=(0.2, 1.))
-        flip_prob=0.5,  # RandomHorizontalFlip()
-        jitter_prob=0.8,  # RandomApply([ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
-        brightness=0.4,
-        contrast=0.4,
-        saturation=0.4,
-        hue=0.1,
-        gray_prob=0.2,  # RandomGrayscale(p=0.2)
-        blur_prob=0.0 if small else 0.5,  # RandomApply([GaussianBlur([.1, 2.])], p=0.5); appendix D: no blur
-        blur_sigma=(0.1, 2.0),
-        mean=CIFAR_MEAN if small else IMAGENET_MEAN,
-        std=CIFAR_STD if small else IMAGENET_STD,
-        order=("jitter", "gray", "blur", "flip"),
-    )
+    operations: list[Operation] = [
+        RandomResizedCrop(scale=(0.2, 1.0)),  # RandomResizedCrop(224, scale=(0.2, 1.))
+        ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),  # RandomApply([ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
+        RandomGrayscale(0.2),  # RandomGrayscale(p=0.2)
+    ]
+    if size >= _SMALL:  # RandomApply([GaussianBlur([.1, 2.])], p=0.5); appendix D: no blur
+        operations.append(GaussianBlur(23, sigma=(0.1, 2.0), p=0.5))
+    return ViewRecipe(size, [*operations, RandomHorizontalFlip(), _normalize(size)])
+
+
+def _asymmetric(
+    size: int,
+    crop: RandomResizedCrop,
+    blur: float,
+    solarize: float = 0.0,
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic",
+) -> ViewRecipe:
+    """One of the views that BYOL, MoCo v3, DINO and iBOT share but for the crop, and how often they blur and solarize."""
+    operations: list[Operation] = [
+        replace(crop, interpolation=interpolation),
+        RandomHorizontalFlip(0.5),
+        ColorJitter(0.4, 0.4, 0.2, 0.1, p=0.8),
+        RandomGrayscale(0.2),
+        GaussianBlur(_fitting(23, size), sigma=(0.1, 2.0), p=blur),
+    ]
+    if solarize:
+        operations.append(RandomSolarize(0.5, p=solarize))
+    return ViewRecipe(size, [*operations, _normalize(size)])
+
+
+def _normalize(size: int) -> Normalize:
+    return Normalize(CIFAR_MEAN, CIFAR_STD) if size < _SMALL else Normalize(IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _dino_recipes(
     size: int, local_size: int, global_scale: tuple[float, float], local_scale: tuple[float, float]
 ) -> list[ViewRecipe]:
-    """DataAugmentationDINO of github.com/facebookresearch/dino main_dino.py (iBOT's DataAugmentationiBOT is the same pipeline)."""
-    small = size < _SMALL
-    first = ViewRecipe(
-        size=size,
-        scale=global_scale,
-        interpolation="bicubic",  # interpolation=Image.BICUBIC
-        flip_prob=0.5,  # RandomHorizontalFlip(p=0.5)
-        jitter_prob=0.8,  # RandomApply([ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8)
-        brightness=0.4,
-        contrast=0.4,
-        saturation=0.2,
-        hue=0.1,
-        gray_prob=0.2,  # RandomGrayscale(p=0.2)
-        blur_prob=1.0,  # global_transfo1: utils.GaussianBlur(1.0)
-        blur_sigma=(0.1, 2.0),  # utils.GaussianBlur: radius_min=0.1, radius_max=2.
-        blur_kernel=_fitting(23, size),
-        mean=CIFAR_MEAN if small else IMAGENET_MEAN,
-        std=CIFAR_STD if small else IMAGENET_STD,
-    )
-    second = replace(first, blur_prob=0.1, solarize_prob=0.2)  # global_transfo2
-    local = replace(first, size=local_size, scale=local_scale, blur_prob=0.5, blur_kernel=_fitting(23, local_size))  # local_transfo
-    return [first, second, local]
+    """DataAugmentationDINO of github.com/facebookresearch/dino main_dino.py (iBOT's DataAugmentationiBOT is the same pipeline).
+
+    flip_and_color_jitter: RandomHorizontalFlip(p=0.5), RandomApply([ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
+    RandomGrayscale(p=0.2); crops with interpolation=Image.BICUBIC; utils.GaussianBlur: radius_min=0.1, radius_max=2.
+    """
+    crop = RandomResizedCrop(scale=global_scale)
+    local = _asymmetric(local_size, RandomResizedCrop(scale=local_scale), blur=0.5)  # local_transfo: GaussianBlur(p=0.5)
+    local = local.replace(Normalize, **_fields(_normalize(size)))
+    return [
+        _asymmetric(size, crop, blur=1.0),  # global_transfo1: utils.GaussianBlur(1.0)
+        _asymmetric(size, crop, blur=0.1, solarize=0.2),  # global_transfo2: GaussianBlur(0.1), Solarization(0.2)
+        local,
+    ]
+
+
+def _fields(normalize: Normalize) -> dict[str, Any]:
+    return {"mean": normalize.mean, "std": normalize.std}
 
 
 def _multi_crop(recipes: list[ViewRecipe], candidates: int, locals_kept: int) -> tuple[ViewSlot, ...]:
@@ -136,27 +148,14 @@ def _ibot(size: int, candidates: int) -> tuple[ViewSlot, ...]:
     return _multi_crop(_dino_recipes(size, local_size, (0.25, 1.0), (0.05, 0.25)), candidates, locals_kept=10)
 
 
-def _byol_recipes(size: int, scale: tuple[float, float]) -> tuple[ViewRecipe, ViewRecipe]:
-    """BYOL (arXiv 2006.07733) appendix B table 6: two views of different blur and solarization probability."""
-    small = size < _SMALL
-    first = ViewRecipe(
-        size=size,
-        scale=scale,
-        interpolation="bicubic",  # B, "resized to 224 x 224 with bicubic interpolation"
-        flip_prob=0.5,
-        jitter_prob=0.8,
-        brightness=0.4,
-        contrast=0.4,
-        saturation=0.2,
-        hue=0.1,
-        gray_prob=0.2,
-        blur_prob=1.0,  # table 6, T
-        blur_sigma=(0.1, 2.0),
-        blur_kernel=_fitting(23, size),  # B, "a square Gaussian kernel of size 23 x 23"
-        mean=CIFAR_MEAN if small else IMAGENET_MEAN,
-        std=CIFAR_STD if small else IMAGENET_STD,
-    )
-    return first, replace(first, blur_prob=0.1, solarize_prob=0.2)  # table 6, T'
+def _byol_recipes(size: int, interpolation: Literal["bilinear", "bicubic"]) -> tuple[ViewRecipe, ViewRecipe]:
+    """BYOL (arXiv 2006.07733) appendix B table 6: two views of different blur and solarization probability.
+
+    B: crops of (0.08, 1), "resized to 224 x 224 with bicubic interpolation", "a square Gaussian kernel of size 23 x 23".
+    """
+    crop = RandomResizedCrop(scale=(0.08, 1.0))
+    first = _asymmetric(size, crop, blur=1.0, interpolation=interpolation)  # table 6, T
+    return first, _asymmetric(size, crop, blur=0.1, solarize=0.2, interpolation=interpolation)  # table 6, T'
 
 
 def _pair_of(recipes: tuple[ViewRecipe, ViewRecipe], candidates: int) -> tuple[ViewSlot, ...]:
@@ -168,13 +167,12 @@ def _pair_of(recipes: tuple[ViewRecipe, ViewRecipe], candidates: int) -> tuple[V
 
 def _byol(size: int, candidates: int) -> tuple[ViewSlot, ...]:
     """BYOL: crops of (0.08, 1)."""
-    return _pair_of(_byol_recipes(size, (0.08, 1.0)), candidates)
+    return _pair_of(_byol_recipes(size, "bicubic"), candidates)
 
 
 def _mocov3(size: int, candidates: int) -> tuple[ViewSlot, ...]:
     """MoCo v3 (arXiv 2104.02057), github.com/facebookresearch/moco-v3 main_moco.py: BYOL's recipe, resized bilinearly."""
-    first, second = (replace(recipe, interpolation="bilinear") for recipe in _byol_recipes(size, (0.08, 1.0)))
-    return _pair_of((first, second), candidates)
+    return _pair_of(_byol_recipes(size, "bilinear"), candidates)
 
 
 def _one_slot(recipe: Callable[[int], ViewRecipe]) -> Callable[[int, int], tuple[ViewSlot, ...]]:

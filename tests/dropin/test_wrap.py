@@ -3,7 +3,7 @@ from __future__ import annotations
 import gc
 import pickle
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from hvs_aug._check import HVSError
 from hvs_aug.dropin import wrap as module
 from hvs_aug.dropin.loader import HardViewLoader
 from hvs_aug.dropin.wrap import wrap
-from hvs_aug.selection.cheap import CHEAP
 from hvs_aug.selection.losses import NTXentLoss
+from hvs_aug.selection.scoring import CHEAP, Scoring
 from hvs_aug.views.convert import convert
 
 from .photographs import photographs, save_photographs
@@ -115,7 +115,7 @@ def test_with_the_cheap_preset_the_model_scores_at_half_the_side(folder: Path, m
     model.register_forward_pre_hook(lambda module, arguments: sizes.append(arguments[0].shape[-1]))
     batches = 0
     for _ in range(2):
-        for views, _labels in wrapped(loader := DataLoader(ImageFolder(folder, MULTI_CROP), batch_size=2), model, **CHEAP):
+        for views, _labels in wrapped(loader := DataLoader(ImageFolder(folder, MULTI_CROP), batch_size=2), model, scoring="cheap"):
             assert [view.shape[-1] for view in views] == [16, 16, 8, 8, 8]
             batches += 1
     assert 2 < batches <= 16 and len(loader) == batches // 2
@@ -183,8 +183,9 @@ def test_a_batch_sampler_is_kept(folder: Path, model: Model) -> None:
     assert hard.loader.batch_sampler is batches and [len(labels) for _, labels in hard] == [4, 2]
 
 
-def test_called_in_every_epoch_it_goes_on(folder: Path, model: Model) -> None:
+def test_called_in_every_epoch_it_goes_on(folder: Path, model: Model, as_in_a_new_process: Callable[[], None]) -> None:
     def epochs(again: bool) -> list[Tensor]:
+        as_in_a_new_process()
         torch.manual_seed(1)
         loader = DataLoader(ImageFolder(folder, PAIR), batch_size=6)
         hard = wrapped(loader, model)
@@ -350,7 +351,7 @@ def test_bad_input(folder: Path, model: Model) -> None:
     def refused(loader: Any, words: str) -> None:
         with pytest.raises(HVSError, match=words) as raised:
             list(wrapped(loader, model))
-        assert "HardViewLoader" in str(raised.value) or "register_converter" in str(raised.value) or "convert" in str(raised.value)
+        assert any(word in str(raised.value) for word in ("HardViewLoader", "register_converter", "convert", "ViewRecipe"))
 
     refused(DataLoader(ImageFolder(folder)), "a dataset with a transform, got ImageFolder without one")
     refused(DataLoader([1, 2, 3]), "a dataset with a transform, got list without one")  # pyright: ignore
@@ -361,12 +362,15 @@ def test_bad_input(folder: Path, model: Model) -> None:
     )
     refused(DataLoader(ImageFolder(folder, PAIR), batch_size=None), "a DataLoader that makes batches")
     refused(DataLoader(Restacking(folder, PAIR)), "samples hold what its transform returned, got tuple without it")
-    turned = transforms.Compose([transforms.RandomResizedCrop(16), transforms.RandomRotation(9), transforms.ToTensor()])
-    refused(DataLoader(ImageFolder(folder, MultiViewTransform(turned, turned))), "got RandomRotation")
+    turned = transforms.Compose([transforms.RandomResizedCrop(16), transforms.RandomPerspective(), transforms.ToTensor()])
+    refused(DataLoader(ImageFolder(folder, MultiViewTransform(turned, turned))), "got RandomPerspective")
     again = transforms.Compose(
         [transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3), transforms.RandomResizedCrop(16)]
     )
-    refused(DataLoader(ImageFolder(folder, MultiViewTransform(again, again))), "a RandomResizedCrop first, got Normalize")
+    refused(
+        DataLoader(ImageFolder(folder, MultiViewTransform(again, again))),
+        "only Resize, CenterCrop and flips before the crop, got Normalize",
+    )
 
 
 def collate(samples: Any) -> Any:
@@ -391,6 +395,26 @@ def test_a_dataset_whose_images_are_normalised_already(model: Model) -> None:
 
 
 def test_the_slots_are_those_of_the_transform(folder: Path, model: Model) -> None:
-    hard = wrapped(DataLoader(ImageFolder(folder, MULTI_CROP), batch_size=4), model, candidates=3, score_scale=0.5)
+    hard = wrapped(DataLoader(ImageFolder(folder, MULTI_CROP), batch_size=4), model, candidates=3, scoring=Scoring(scale=0.5))
     assert isinstance(hard, HardViewLoader)
-    assert list(hard.hard_pairs.slots) == convert(MULTI_CROP, 3) and hard.hard_pairs.score_scale == 0.5
+    assert list(hard.hard_pairs.slots) == convert(MULTI_CROP, 3) and hard.hard_pairs.scoring.scale == 0.5
+
+
+def test_options_are_checked_before_any_work(model: Model) -> None:
+    loader = DataLoader([1, 2, 3])  # which is refused, too, but later
+    with pytest.raises(
+        HVSError, match=r"wrap\(\*\*options\): expected one of .*, got 'candidate'.\n  hint: did you mean 'candidates'"
+    ):
+        wrapped(loader, model, candidate=8)
+    with pytest.raises(HVSError, match=r"wrap\(\*\*options\).*got 'polcy'.\n  hint: did you mean 'policy'"):
+        wrapped(loader, model, polcy="hardest", enabled=False)
+
+
+def test_options_reach_the_sampler(folder: Path, model: Model) -> None:
+    generator = torch.Generator().manual_seed(3)
+    loader = DataLoader(ImageFolder(folder, PAIR), batch_size=4)
+    sampler = wrapped(loader, model, policy="semi_hard:0.8", scoring="cheap", generator=generator).hard_pairs
+    assert repr(sampler.policy) == "semi_hard(quantile=0.8, limit=1024)" and sampler.scoring == CHEAP
+    assert sampler.generator is generator
+    with pytest.raises(HVSError, match="did you mean 'semi_hard'"):
+        wrapped(loader, model, policy="semihard:0.8")

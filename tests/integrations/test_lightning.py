@@ -17,6 +17,7 @@ from hvs_aug.data.collate import collate_images
 from hvs_aug.integrations.lightning import hard_view_selection
 from hvs_aug.selection.losses import NTXentLoss
 from hvs_aug.selection.sampler import HardPairSampler
+from hvs_aug.views.draw import seeded
 
 from ..distributed.processes import Processes
 from ..dropin.photographs import photographs, save_photographs
@@ -92,8 +93,13 @@ def loader() -> Any:
     return DataLoader(Photographs(), batch_size=4, collate_fn=collate_images)
 
 
+def own_draws() -> torch.Generator:
+    """A generator that repeats in a process, and differs between ranks."""
+    return seeded("test_lightning", int(os.environ.get("RANK", "0")))
+
+
 def make_sampler(module: nn.Module) -> HardPairSampler:
-    return HardPairSampler(module, NTXentLoss(temperature=0.2), pairs())
+    return HardPairSampler(module, NTXentLoss(temperature=0.2), pairs(), generator=own_draws())
 
 
 def trainer(folder: Path, callback: Any, **options: Any) -> Trainer:
@@ -112,7 +118,7 @@ def test_two_epochs(tmp_path: Path) -> None:
     assert hard.last.indices.shape == (2, 4) and hard.last.loss.isfinite().all()
     assert len(module.validated) == 8 and all(isinstance(batch[0], ImageBatch) for batch in module.validated)
     assert "on_after_batch_transfer" not in vars(module) and "convert_input" not in vars(fitted.precision_plugin)
-    expected = HardPairSampler(SimCLR(), NTXentLoss(temperature=0.2), pairs())
+    expected = make_sampler(SimCLR())
     assert torch.equal(torch.cat(expected(next(iter(loader()))[0]).views), module.seen[0])
 
 
@@ -142,12 +148,13 @@ def test_scoring_is_in_the_trainers_precision(tmp_path: Path) -> None:
 
 def test_a_module_in_half_precision(tmp_path: Path) -> None:
     def casting(module: Any) -> HardPairSampler:
-        return HardPairSampler(lambda pixels: module(pixels.to(module.dtype)), NTXentLoss(temperature=0.2), pairs())
+        loss = NTXentLoss(temperature=0.2)
+        return HardPairSampler(lambda pixels: module(pixels.to(module.dtype)), loss, pairs(), generator=own_draws())
 
     module, hard = SimCLR(), hard_view_selection(casting)
     trainer(tmp_path, hard, max_steps=1, precision="bf16-true").fit(module, loader())
     assert hard.last.outputs[0].dtype == module.seen[0].dtype == torch.bfloat16 and module.labels.dtype == torch.int64
-    expected = HardPairSampler(SimCLR().to(torch.bfloat16), NTXentLoss(temperature=0.2), pairs())
+    expected = make_sampler(SimCLR().to(torch.bfloat16))
     drawn = expected.views.make_params(next(iter(loader()))[0], expected.generator)
     assert torch.equal(hard.last.params.boxes, drawn.select(hard.last.indices, [0, 0]).boxes)
     assert torch.equal(torch.cat(hard.last.views).to(torch.bfloat16), module.seen[0]) and hard.last.views[0].dtype == torch.float32

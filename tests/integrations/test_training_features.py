@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hvs_aug.selection.losses import CallableLoss, NegativeCosineLoss, NTXentLoss
 from hvs_aug.selection.sampler import HardPairSampler
+from hvs_aug.selection.scoring import Scoring
 
 from ..selection.models import SmallResNet, images, pairs
 
@@ -54,7 +55,7 @@ def same(first: Any, second: Any) -> None:
     ],
 )
 def test_the_dtype_of_scoring_follows_the_caller(caller: Any, option: Any, expected: Any) -> None:
-    sampler = sampler_for(resnet(), autocast=option)
+    sampler = sampler_for(resnet(), scoring=Scoring(dtype=option))
     params = pairs().make_params(images(), torch.Generator().manual_seed(1))
     plain = sampler_for(resnet()).score(images(), params=params)
     with torch.autocast("cpu", dtype=caller) if caller else nullcontext():
@@ -236,12 +237,12 @@ def test_channels_last() -> None:
     )
     params = pairs().make_params(images(), torch.Generator().manual_seed(1))
     torch.manual_seed(2)
-    first = sampler_for(model, channels_last=True).score(images(), params=params).table
+    first = sampler_for(model, scoring=Scoring(channels_last=True)).score(images(), params=params).table
     torch.manual_seed(2)
     second = sampler_for(model).score(images(), params=params).table
     assert seen == [True, False]
     torch.testing.assert_close(first, second)
-    sampler = sampler_for(model, channels_last=True)
+    sampler = sampler_for(model, scoring=Scoring(channels_last=True))
     hard = sampler(images())
     cosine(model(hard.views[0]), model(hard.views[1])).backward()
     assert model.stem[0].weight.is_contiguous(memory_format=torch.channels_last)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,16 @@ from torch import Tensor
 from hvs_aug._check import HVSError
 from hvs_aug.pretraining.build import METHODS
 from hvs_aug.pretraining.loop import (
-    POLICIES,
     Interrupted,
     Pretraining,
     Settings,
     fitting_size,
     load_method,
-    make_policy,
     summarise,
     time_shares,
 )
+from hvs_aug.selection.named import POLICIES
+from hvs_aug.selection.scoring import CHEAP, Scoring
 
 from .runs import Noise, metrics, saved, settings, small_run
 
@@ -35,7 +36,7 @@ def assert_equal_runs(first: Path, second: Path) -> None:
         assert torch.equal(value, others[name]), name
 
 
-@pytest.mark.parametrize("changed", [{}, {"every": 2, "predict": 4}], ids=str)
+@pytest.mark.parametrize("changed", [{}, {"every": 2, "scoring": "cheap"}], ids=str)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_stopped_run_resumes_bit_for_bit(method: str, changed: dict[str, Any], tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -107,14 +108,16 @@ def test_the_overlap_is_that_of_the_views_that_were_chosen() -> None:
     assert all(line["iou"] < 0.5 * line["iou_random"] for line in lines)
 
 
-def test_a_predicted_choice_is_reported_by_the_views_that_were_drawn_for_it() -> None:
-    lines = small_run(every=2, predict=5).run(progress=False, log_every=1)
-    for line in lines:
-        scored = line["step"] % 2 == 1
-        assert len(line["chosen"]) == (4 if scored else 10) and sum(line["chosen"]) == pytest.approx(1)
-        assert (line["chosen_loss"] is not None) == scored == (line["seconds"]["scoring"] > 0)
-        assert 0 <= line["iou"] <= 1 and 0 < line["iou_random"] < 1
-    small_run("ibot", every=2, predict=5).run(progress=False, stop_at=2)
+def test_steps_that_are_not_scored_are_reported_as_such() -> None:
+    for line in small_run(every=2).run(progress=False, log_every=1):
+        is_scored = line["step"] % 2 == 1
+        assert (line["chosen_loss"] is not None) == is_scored == (line["seconds"]["scoring"] > 0)
+
+
+def test_settings_of_a_scoring_stand_before_its_name() -> None:
+    assert Settings().as_scoring() == Scoring()
+    assert Settings(scoring="cheap").as_scoring() == CHEAP
+    assert Settings(scoring="cheap", score_scale=0.75, every=3).as_scoring() == replace(CHEAP, scale=0.75, every=3)
 
 
 def test_hard_views_have_more_loss_than_all_pairs() -> None:
@@ -208,6 +211,9 @@ def test_other_images_or_weights_are_refused(tmp_path: Path) -> None:
         ({"policy": "softmax"}, "--policy: expected softmax with a number after a colon, got 'softmax'"),
         ({"policy": "softmax:0"}, "softmax(temperature)"),
         ({"policy": "min_iou:3"}, "--policy: expected min_iou alone, got 'min_iou:3'"),
+        ({"scoring": "cheep"}, "--scoring: expected one of cheap, full, got 'cheep'.\n  hint: did you mean 'cheap'?"),
+        ({"score_scale": 2.0}, "--score-scale: expected a number in (0, 1], got float 2.0"),
+        ({"every": 0}, "--every: expected an integer of at least 1, got int 0"),
     ],
 )
 def test_bad_settings(changed: dict[str, Any], message: str) -> None:
@@ -220,7 +226,6 @@ def test_every_policy_trains() -> None:
     numbers = {"softmax": "0.5", "semi_hard": "0.9", "mixture": "0.5", "warmup": "1"}
     for name in POLICIES:
         spelled = f"{name}:{numbers[name]}" if name in numbers else name
-        assert repr(make_policy(spelled)).startswith({"warmup": "schedule"}.get(name, name.removesuffix("-scored")))
         small_run(policy=spelled, epochs=1).run(progress=False, stop_at=2)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hvs_aug.ops import RandomHorizontalFlip, RandomResizedCrop
 from hvs_aug.views.candidates import CandidateViews
 from hvs_aug.views.recipe import ViewRecipe, ViewSlot
 
@@ -69,9 +70,35 @@ class CentredLoss(nn.Module):
         return loss
 
 
+class SmallTransformer(nn.Module):
+    """A vision transformer built like those of the DINO and iBOT repos: a ModuleList of blocks, one class token."""
+
+    def __init__(self, size: int = 32, patch: int = 8, width: int = 16, fixed: bool = False) -> None:
+        super().__init__()
+        self.fixed = fixed
+        self.patch_embed = nn.Conv2d(3, width, patch, patch)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.randn(1, (size // patch) ** 2 + 1, width))
+        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(width, 2, width, 0.0, batch_first=True) for _ in range(2))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        tokens = self.patch_embed(pixels)
+        grid = tokens.shape[-2:]
+        position = self.pos_embed[:, 1:]
+        if not self.fixed:
+            side = int(position.shape[1] ** 0.5)
+            position = position.transpose(1, 2).unflatten(2, (side, side))
+            position = nn.functional.interpolate(position, size=grid, mode="bicubic").flatten(2).transpose(1, 2)
+        tokens = tokens.flatten(2).transpose(1, 2) + position
+        tokens = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1), tokens], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens[:, 0]
+
+
 def slot(size: int = 16, candidates: int = 4, select: int = 2, **options: Any) -> ViewSlot:
     """A slot whose views differ a lot."""
-    return ViewSlot(ViewRecipe(size=size, scale=(0.1, 1.0), flip_prob=0.5), candidates, select, **options)
+    return ViewSlot(ViewRecipe(size, [RandomResizedCrop(scale=(0.1, 1.0)), RandomHorizontalFlip()]), candidates, select, **options)
 
 
 def pairs(candidates: int = 4, size: int = 16) -> CandidateViews:

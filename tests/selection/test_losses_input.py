@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.live_bytes import LiveBytes
 from hvs_aug._check import HVSError
 from hvs_aug.selection.losses import CallableLoss, DINOLoss, IBOTLoss, NegativeCosineLoss, NTXentLoss, PairLoss
 from hvs_aug.selection.losses.pair import block_bytes
 from hvs_aug.views.recipe import ViewSlot
 
-from .outputs import MULTI_CROP, LiveBytes, pieces, teacher_pieces
+from .outputs import MULTI_CROP, pieces, teacher_pieces
 
 
 def distance(one: Tensor, other: Tensor) -> Tensor:

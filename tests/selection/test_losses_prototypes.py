@@ -13,6 +13,7 @@ from lightly.loss import IBOTPatchLoss
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.live_bytes import LiveBytes
 from hvs_aug._check import HVSError
 from hvs_aug.selection.losses import DINOLoss, IBOTLoss, distillation
 from hvs_aug.selection.losses.pair import block_bytes
@@ -20,7 +21,7 @@ from hvs_aug.selection.search import selection_loss
 from hvs_aug.views.recipe import ViewSlot
 
 from ..reference import losses as reference
-from .outputs import DTYPES, GLOBAL, MULTI_CROP, LiveBytes, close, pieces, teacher_pieces
+from .outputs import DTYPES, GLOBAL, MULTI_CROP, close, pieces, teacher_pieces
 
 TWO_GLOBALS = (ViewSlot(None, candidates=4, select=2),)
 

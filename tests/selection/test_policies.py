@@ -222,11 +222,11 @@ def test_a_guard_counts_pairs_that_can_be_kept_together() -> None:
 
 
 def test_another_search() -> None:
-    nested = warmup(5, mixture(0.5, hardest(0.9)))
-    changed = policies.with_search(nested, "sampled", 7)
-    assert repr(changed).count("search='sampled', limit=7, max_loss_quantile=0.9") == 1
+    exact = [hardest(), easiest(), softmax(1.0), mixture(0.5), warmup(5, mixture(0.5, hardest(0.9)))]
+    assert all(policies.searches_exactly(policy) for policy in exact)
     own = lambda table, slots, **rest: table  # noqa: E731
-    assert policies.with_search(own, "sampled", 7) is own and policies.with_search(min_iou(), "sampled", 7) == min_iou()
+    others = [own, min_iou(), semi_hard(0.5), policies.random(), hardest(search="sampled"), warmup(5, mixture(1, semi_hard(0.5)))]
+    assert not any(policies.searches_exactly(policy) for policy in others)
     table = random_table(MULTI_CROP, 30, local_pairs=True)
     assert torch.equal(pick(hardest(search="sampled"), table, MULTI_CROP), search.sampled(table, MULTI_CROP))
 

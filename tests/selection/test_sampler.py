@@ -13,12 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torchvision import transforms
 
 from hvs_aug._check import HVSError
 from hvs_aug.data.batch import ImageBatch
-from hvs_aug.selection.losses import CallableLoss, NegativeCosineLoss, NTXentLoss, PairLoss
-from hvs_aug.selection.policies import random as random_policy
+from hvs_aug.selection import policies
+from hvs_aug.selection.losses import CallableLoss, DINOLoss, NegativeCosineLoss, NTXentLoss, PairLoss
 from hvs_aug.selection.sampler import HardPairSampler
+from hvs_aug.selection.scoring import Scoring
+from hvs_aug.views import draw
 from hvs_aug.views.candidates import CandidateViews
 from hvs_aug.views.recipe import ViewSlot
 
@@ -68,7 +71,6 @@ def test_the_hardest_pair_of_every_image_is_returned() -> None:
             assert torch.equal(hard.params.boxes[position, image], params.boxes[view, image])
             assert torch.equal(hard.outputs[0][position, image], rendered[view, image].flatten())
     assert hard.nonfinite.item() == 0
-    assert hard.timings is None
     assert hard.teacher_outputs is None
 
 
@@ -106,10 +108,8 @@ def test_views_rendered_at_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CandidateViews, "transform", transform)
     counts = {
         "full": ({}, [(16, 1.0)]),
-        "half": ({"score_scale": 0.5}, [(16, 0.5), (8, 1.0)]),
-        "share": ({"fraction": 0.5}, [(8, 1.0), (8, 1.0)]),
-        "share at half": ({"fraction": 0.5, "score_scale": 0.5}, [(8, 0.5), (8, 1.0)]),
-        "random": ({"policy": random_policy(control=False)}, [(8, 1.0)]),
+        "half": ({"scoring": Scoring(scale=0.5)}, [(16, 0.5), (8, 1.0)]),
+        "random": ({"policy": "random"}, [(8, 1.0)]),
     }
     for name, (options, expected) in counts.items():
         rendered.clear()
@@ -191,16 +191,17 @@ def test_the_message_for_batch_sizes_is_the_documented_one() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"score_scale": 0}, "HardPairSampler(score_scale): expected a number in (0, 1], got int 0"),
-        ({"score_scale": 1.5}, "(score_scale)"),
-        ({"fraction": 0.0}, "(fraction)"),
-        ({"fraction": True}, "(fraction)"),
-        ({"every": 0}, "(every): expected an integer of at least 1"),
-        ({"every": 1.5}, "(every)"),
-        ({"chunk": 0}, "(chunk)"),
-        ({"autocast": torch.float64}, "(autocast)"),
-        ({"buffers": "updated"}, "did you mean 'update'"),
-        ({"search": "exakt"}, "did you mean 'exact'"),
+        ({"policy": "hardst"}, "HardPairSampler(policy): expected one of"),
+        ({"policy": policies.hardest}, "got the function hardest, which makes one.\n  hint: call it: policies.hardest(...)"),
+        ({"policy": 3}, "HardPairSampler(policy): expected a policy, its name, or a function of the table, got int 3"),
+        (
+            {"scoring": "cheep"},
+            "HardPairSampler(scoring): expected one of cheap, full, got 'cheep'.\n  hint: did you mean 'cheap'?",
+        ),
+        ({"scoring": {"scale": 0.5}}, "HardPairSampler(scoring): expected a Scoring, or one of cheap, full, got dict"),
+        ({"views": 4}, "HardPairSampler(views): expected a CandidateViews, or one or several ViewSlots, got int 4"),
+        ({"views": []}, "HardPairSampler(views)"),
+        ({"views": transforms.Compose([])}, "hvs_aug.convert(transform) makes slots of a transform"),
         ({"teacher": 3}, "HardPairSampler(teacher): expected a callable"),
         ({"model": 3}, "HardPairSampler(model): expected a callable"),
     ],
@@ -213,8 +214,8 @@ def test_options_out_of_range(options, words: str) -> None:
 
 def test_an_autocast_dtype_that_the_device_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.amp, "is_autocast_available", lambda device: False)
-    with pytest.raises(HVSError, match=r"HardPairSampler\(autocast\): expected a dtype that cpu autocasts to, got torch.bfloat16"):
-        sampler_of(autocast=torch.bfloat16)(images())
+    with pytest.raises(HVSError, match=r"Scoring\(dtype\): expected a dtype that cpu autocasts to, got torch.bfloat16"):
+        sampler_of(scoring=Scoring(dtype=torch.bfloat16))(images())
 
 
 def test_a_loss_that_needs_a_teacher_says_so() -> None:
@@ -222,6 +223,38 @@ def test_a_loss_that_needs_a_teacher_says_so() -> None:
     loss.needs_teacher = True
     with pytest.raises(HVSError, match=r"HardPairSampler\(teacher\): expected the teacher that NTXentLoss compares with"):
         sampler_of(loss=loss)
+
+
+def test_a_teacher_that_the_loss_does_not_use_is_refused() -> None:
+    words = r"HardPairSampler\(teacher\): expected no teacher, since NTXentLoss does not look at one, got Flatten"
+    with pytest.raises(HVSError, match=words):
+        sampler_of(loss=NTXentLoss(temperature=0.1), teacher=nn.Flatten())
+    with pytest.raises(HVSError, match="CallableLoss does not look at one"):
+        sampler_of(loss=distance, teacher=nn.Flatten())
+    for loss in (CallableLoss(distance, teacher=True), NegativeCosineLoss(), DINOLoss()):
+        assert sampler_of(loss=loss, teacher=nn.Flatten()).teacher is not None
+
+    class Own(TableLoss):
+        accepts_teacher = True
+
+    assert sampler_of(loss=Own(torch.zeros(4, 4, 4)), teacher=nn.Flatten()).teacher is not None
+
+
+class OwnLosses(PairLoss):
+    """Each view has a loss of its own, which is its number; pairs have none."""
+
+    def _table(self, student, teacher, slots, extras) -> Tensor:
+        views = sum(slot.candidates for slot in slots)
+        return torch.diag(torch.arange(float(views)))[..., None].repeat(1, 1, student[0].shape[1])
+
+
+@pytest.mark.parametrize("policy", ["hardest", policies.hardest(search="sampled"), "semi_hard:1", policies.softmax(1e-3)], ids=str)
+def test_a_loss_of_a_local_view_alone_decides_among_local_views(policy) -> None:
+    slots = [ViewSlot(None, 2, 1, "global"), ViewSlot(None, 4, 2, "local", role="local")]
+    sampler = sampler_of(slots, loss=OwnLosses(), policy=policy)
+    hard = sampler.select([torch.rand(2, 3, 8, 8)] * 2 + [torch.rand(2, 3, 4, 4)] * 4)
+    assert hard.indices.t().tolist() == [[1, 4, 5]] * 2
+    assert hard.loss.tolist() == [10.0, 10.0]
 
 
 def test_a_model_elsewhere_is_refused_before_any_work() -> None:
@@ -274,7 +307,7 @@ def test_extras_go_to_the_model_and_come_back_for_the_winners() -> None:
         sampler(images(), {"masks": masks[:3]})
     # At half the size the token grid is half as fine.
     seen.clear()
-    sampler_of(crops(), model=model, loss=loss, score_scale=0.5)(images(), {"masks": masks})
+    sampler_of(crops(), model=model, loss=loss, scoring=Scoring(scale=0.5))(images(), {"masks": masks})
     assert seen == [[(16, 4, 4)], []]
 
 
@@ -284,42 +317,28 @@ def test_extras_that_only_the_caller_wants_come_back() -> None:
     assert torch.equal(hard.extras["names"], names.gather(0, hard.indices))
 
 
-def test_every_and_fraction_choose_for_some_and_draw_at_random_for_the_rest() -> None:
+def test_every_chooses_on_every_kth_step_and_returns_random_views_between() -> None:
     model = Counted(nn.Flatten())
-    sampler = sampler_of(model=model, every=3)
+    sampler = sampler_of(model=model, scoring=Scoring(every=3))
     scored = [bool(sampler(images()).loss.isfinite().all()) for _ in range(7)]
     assert scored == [True, False, False, True, False, False, True]
     assert len(model.calls) == 3
-    model.calls.clear()
-    sampler = sampler_of(model=model, fraction=0.6)
-    hard = sampler(images(5))
-    assert model.calls == [(12, 3, 16, 16)]
-    assert hard.loss.isfinite().tolist() == [True, True, True, False, False]
-    assert hard.indices[:, 3:].tolist() == [[0, 0], [1, 1]]
-    assert hard.outputs is None
-    full = sampler_of()(images(5))
-    assert torch.equal(hard.indices[:, :3], full.indices[:, :3])
-    for view, other in zip(hard.views, sampler.views.transform(images(5), hard.params)[0], strict=True):
-        assert torch.equal(view, other)
-    model.calls.clear()
-    assert sampler_of(model=model, fraction=0.01)(images()).loss.isnan().all()
-    assert model.calls == []
+    assert sampler(images()).indices.tolist() == [[0] * 4, [1] * 4]
 
 
 def test_a_policy_without_a_table_runs_no_model() -> None:
     model = Counted(nn.Flatten())
-    hard = sampler_of(model=model, policy=random_policy(control=False))(images())
+    hard = sampler_of(model=model, policy="random")(images())
     assert model.calls == []
     assert hard.loss.isnan().all()
     assert len(hard.views) == 2
 
 
 def test_a_sampled_search_finds_the_hardest_of_few_combinations() -> None:
-    exact, sampled = sampler_of()(images()), sampler_of(search="sampled", limit=6)(images())
+    exact, sampled = sampler_of()(images()), sampler_of(policy=policies.hardest(search="sampled", limit=6))(images())
     assert torch.equal(exact.indices, sampled.indices)  # there are no more than six
-    few = sampler_of(search="sampled", limit=2)(images())
+    few = sampler_of(policy=policies.hardest(search="sampled", limit=2))(images())
     assert few.loss.sum() < exact.loss.sum()
-    assert "sampled" in repr(sampler_of(search="sampled"))
 
 
 def test_local_views_with_a_loss_of_their_own_need_a_sampled_search() -> None:
@@ -327,7 +346,16 @@ def test_local_views_with_a_loss_of_their_own_need_a_sampled_search() -> None:
     loss.local_pairs = True
     with pytest.raises(HVSError, match='search="sampled"'):
         sampler_of(crops(), loss=loss)
-    sampler_of(crops(), loss=loss, search="sampled")
+    for policy in (
+        policies.mixture(0.5),
+        policies.schedule({0: policies.random(), 9: policies.easiest()}),
+        "softmax:1",
+        "warmup:3",
+    ):
+        with pytest.raises(HVSError, match='search="sampled"'):
+            sampler_of(crops(), loss=loss, policy=policy)
+    for policy in (policies.hardest(search="sampled"), policies.semi_hard(0.5), policies.mixture(0.5, policies.semi_hard(1.0))):
+        sampler_of(crops(), loss=loss, policy=policy)
 
 
 def test_a_policy_that_answers_wrongly_is_refused() -> None:
@@ -336,15 +364,6 @@ def test_a_policy_that_answers_wrongly_is_refused() -> None:
 
     with pytest.raises(HVSError, match=r"HardPairSampler\(policy\)"):
         sampler_of(policy=wrong)(images())
-
-
-def test_a_scorer_stands_in_for_the_model() -> None:
-    model, scorer = Counted(nn.Flatten()), Counted(nn.Flatten())
-    hard = sampler_of(model=model, scorer=scorer)(images())
-    assert (len(model.calls), len(scorer.calls)) == (0, 1)
-    assert torch.equal(hard.indices, sampler_of()(images()).indices)
-    with pytest.raises(HVSError, match="NegativeCosineLoss"):
-        sampler_of(loss=NegativeCosineLoss(), scorer=nn.Flatten())(images())
 
 
 def test_a_non_finite_pair_never_wins_is_counted_and_said_once() -> None:
@@ -371,11 +390,11 @@ def test_negative_and_equal_losses() -> None:
 
 
 def test_a_saved_sampler_continues_as_the_unbroken_one() -> None:
-    sampler = sampler_of(every=2)
+    sampler = sampler_of(scoring=Scoring(every=2))
     sampler(images())
     state = pickle.loads(pickle.dumps(sampler.state_dict()))
     unbroken = [sampler(images()) for _ in range(3)]
-    resumed = sampler_of(every=2, generator=seeded(99))
+    resumed = sampler_of(scoring=Scoring(every=2), generator=seeded(99))
     resumed.load_state_dict(state)
     for first in unbroken:
         second = resumed(images())
@@ -385,57 +404,41 @@ def test_a_saved_sampler_continues_as_the_unbroken_one() -> None:
         sampler.load_state_dict({"step": 1})
 
 
-def test_the_default_generator_differs_between_ranks_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    def first(rank: int) -> Tensor:
+def test_the_default_generator_differs_between_ranks_and_samplers_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first(rank: int, number: int) -> Tensor:
         monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setattr(draw, "_numbers", itertools.count(number))  # of the modules that were made before, as in a new process
         torch.manual_seed(7)
         return sampler_of(generator=None)(images()).params.boxes
 
-    assert torch.equal(first(0), first(0))
-    assert not torch.equal(first(0), first(1))
+    assert torch.equal(first(0, 5), first(0, 5))
+    assert not torch.equal(first(0, 5), first(1, 5)) and not torch.equal(first(0, 5), first(0, 6))
 
 
 def test_image_batches_of_different_sizes() -> None:
     batch = ImageBatch(images(3), torch.tensor([[40, 40], [20, 30], [8, 40]]))
-    for options in ({}, {"fraction": 0.7}):
-        hard = sampler_of(**options)(batch)
-        boxes = hard.params.boxes
-        assert ((boxes[..., :2] + boxes[..., 2:]) <= batch.sizes).all()
+    boxes = sampler_of()(batch).params.boxes
+    assert ((boxes[..., :2] + boxes[..., 2:]) <= batch.sizes).all()
 
 
 def test_views_do_not_depend_on_the_callers_autocast() -> None:
     params = sampler_of().views.make_params(images(), seeded())
-    plain = sampler_of(score_scale=0.5, model=lambda pixels: pixels.mean((2, 3)))(images(), params=params)
+    plain = sampler_of(scoring=Scoring(scale=0.5), model=lambda pixels: pixels.mean((2, 3)))(images(), params=params)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = sampler_of(score_scale=0.5, model=lambda pixels: pixels.mean((2, 3)))(images(), params=params)
+        mixed = sampler_of(scoring=Scoring(scale=0.5), model=lambda pixels: pixels.mean((2, 3)))(images(), params=params)
     assert all(torch.equal(first, second) for first, second in zip(plain.views, mixed.views, strict=True))
 
 
-def test_timings_only_when_asked_for() -> None:
-    hard = sampler_of(profile=True)(images())
-    assert set(hard.timings) == {"views", "scoring", "search", "render"}
-    assert all(seconds >= 0 for seconds in hard.timings.values())
-    assert hard.timings["views"] > 0
-
-
-def test_compiled_search_chooses_the_same() -> None:
-    plain, compiled = sampler_of(every=2, predict=3), sampler_of(every=2, predict=3)
-    compiled._judge = torch.compile(compiled._judged, backend="eager", fullgraph=True)
-    for _ in range(4):
-        first, second = plain(images()), compiled(images())
-        assert torch.equal(first.indices, second.indices)
-        assert torch.equal(first.loss.nan_to_num(), second.loss.nan_to_num())
-
-
 def test_repr_is_the_constructor_call() -> None:
-    text = repr(sampler_of(pairs(), model=SmallResNet(), loss=NTXentLoss(temperature=0.1), score_scale=0.5, every=2))
+    text = repr(sampler_of(pairs(), model=SmallResNet(), loss=NTXentLoss(temperature=0.1), scoring=Scoring(scale=0.5, every=2)))
     assert text.startswith("HardPairSampler(model=SmallResNet, loss=NTXentLoss(temperature=0.1")
-    assert text.endswith("score_scale=0.5, every=2)")
-    assert "chunk" not in text
+    assert text.endswith("scoring=Scoring(scale=0.5, dtype=None, chunk=None, channels_last=False, every=2, restore_buffers=True))")
     assert "policy" not in text
 
 
-@pytest.mark.parametrize("options", [{}, {"score_scale": 0.5}, {"fraction": 0.5}, {"chunk": 3, "channels_last": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"scoring": Scoring(scale=0.5)}, {"scoring": Scoring(chunk=3, channels_last=True)}], ids=str
+)
 def test_score_table_search_never_wait_for_the_device(options) -> None:
     """FakeTensorMode runs device="cuda" without a GPU, and raises where the host looks at a value or a tensor is on the CPU."""
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -457,29 +460,17 @@ def test_the_whole_way_from_fake_photographs() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         with torch.device("cuda"):
             model = SmallResNet()
-        sampler = HardPairSampler(model, NTXentLoss(temperature=0.1), pairs(size=32), score_scale=0.5)
+        sampler = HardPairSampler(model, NTXentLoss(temperature=0.1), pairs(size=32), scoring=Scoring(scale=0.5))
         hard = sampler(torch.zeros(4, 3, 40, 40, dtype=torch.uint8, device="cuda"), params=params)
         assert [tuple(view.shape) for view in hard.views] == [(4, 3, 32, 32)] * 2
         assert hard.views[0].device.type == "cuda"
         assert hard.params.boxes.device.type == "cuda"
 
 
-def test_a_prediction_never_waits_for_the_device() -> None:
-    params = crops().make_params(images())
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        with torch.device("cuda"):
-            model = SmallResNet()
-        sampler = HardPairSampler(model, CallableLoss(distance), crops(), every=2, predict=4)
-        for _ in range(4):
-            hard = sampler(torch.zeros(4, 3, 40, 40, dtype=torch.uint8, device="cuda"), params=params)
-            assert hard.indices.device.type == "cuda"
-            assert [tuple(view.shape) for view in hard.views] == [(4, 3, 32, 32)] * 2 + [(4, 3, 16, 16)] * 2
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(
-    "options", [{}, {"score_scale": 0.5}, {"fraction": 0.5}, {"policy": random_policy()}, {"every": 2, "predict": 4}], ids=str
+    "options", [{}, {"scoring": Scoring(scale=0.5)}, {"scoring": "cheap"}, {"policy": "random-scored"}], ids=str
 )
 def test_a_step_on_a_gpu_never_waits_and_keeps_its_random_state(options) -> None:
     model, batch = SmallResNet().cuda(), images().cuda()
@@ -514,3 +505,27 @@ def test_fake_mode_would_notice_a_look_at_a_value() -> None:
         sampler = HardPairSampler(model, lambda first, second: distance(first, second) * first.sum().item(), slot(32))
         with pytest.raises(Exception, match=r"item|data.dependent|scalar"):
             sampler.select([torch.rand(4, 3, 32, 32, device="cuda") for _ in range(4)])
+
+
+def test_listeners_are_told_when_a_step_begins_and_what_it_chose() -> None:
+    sampler, told = sampler_of(), []
+    sampler.listeners.append(told.append)
+    hard = [sampler(images()), sampler.select(list(torch.rand(4, 2, 3, 16, 16)))]
+    assert told == [None, hard[0], None, hard[1]]
+
+
+def test_under_another_default_device_and_dtype_the_choice_is_the_same() -> None:
+    for views, policy in ((pairs(), "hardest"), (crops(), "softmax:1"), (pairs(), "semi_hard:0.5"), (crops(), "mixture:0.5")):
+        params = views.make_params(images(), seeded(1))
+        candidates = [view for part in views.transform(images(), params) for view in part]
+        model = lambda pixels: pixels.mean((2, 3))  # noqa: E731
+        plain = sampler_of(views, model=model, policy=policy).select(candidates).indices
+        with torch.device("meta"):
+            elsewhere = sampler_of(views, model=model, policy=policy).select(candidates).indices
+        assert torch.equal(plain, elsewhere)
+        torch.set_default_dtype(torch.float64)
+        try:
+            double = sampler_of(views, model=model, policy=policy, generator=seeded()).select(candidates)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert double.loss.dtype == torch.float32 and double.indices.shape == plain.shape

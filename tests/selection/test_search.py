@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks.published import published_combinations, published_dino
 from hvs_aug._check import HVSError
 from hvs_aug.selection import search
 from hvs_aug.selection.losses import DINOLoss
@@ -20,7 +21,6 @@ from hvs_aug.views.recipe import ViewSlot
 
 from ..reference import search as reference
 from ..reference.losses import view_roles
-from ..reference.published import published_combinations, published_dino
 from .outputs import MULTI_CROP
 
 DINO = (ViewSlot(None, 2, 1), ViewSlot(None, 2, 1), ViewSlot(None, 16, 8, role="local"))
@@ -257,7 +257,9 @@ class TestBadInput:
 
     def test_local_views_that_interact(self) -> None:
         table = random_table(MULTI_CROP, 2, local_pairs=True)
-        with pytest.raises(HVSError, match=r'search.exact\(local_pairs\).*\n  hint: use search="sampled", limit=128'):
+        with pytest.raises(
+            HVSError, match=r'search.exact\(local_pairs\).*\n  hint: use policies.hardest\(search="sampled", limit=128\)'
+        ):
             exact(table, MULTI_CROP, local_pairs=True)
         slots = [ViewSlot(None, 7, 2)]
         assert torch.equal(exact(table, slots, local_pairs=True), try_all(table, slots))

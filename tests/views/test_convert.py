@@ -1,90 +1,53 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import random
+from dataclasses import dataclass
 from typing import Any
 
 import lightly.transforms as lightly_transforms
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
+from hvs_aug import ops
 from hvs_aug._check import HVSError
+from hvs_aug.data.collate import collate_images
+from hvs_aug.dropin.explain import differences
+from hvs_aug.ops.operation import Draws, per_image
 from hvs_aug.views import convert as module
+from hvs_aug.views.candidates import CandidateViews
 from hvs_aug.views.convert import convert, convert_view, register_converter
 from hvs_aug.views.presets import preset_slots
 from hvs_aug.views.recipe import ViewRecipe, ViewSlot
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def make(name: str, **attributes: object) -> object:
-    """An object of a class of that name with those attributes, which is all of a repo's transform that a converter looks at."""
-    transform = type(name, (), {"__call__": lambda self, image: image})()
-    vars(transform).update(attributes)
-    return transform
+from tests.views.repo_transforms import MEAN, STD, blur, dino, dino_blur, named, simsiam_view, solarize, two_crops
 
 
-def dino_like(name: str = "DataAugmentationDINO", locals_: int = 8, **attributes: object) -> object:
-    colour = v1.Compose(
-        [v1.RandomHorizontalFlip(0.5), v1.RandomApply([v1.ColorJitter(0.4, 0.4, 0.2, 0.1)], 0.8), v1.RandomGrayscale(0.2)]
-    )
-    end = v1.Compose([v1.ToTensor(), v1.Normalize(MEAN, STD)])
-
-    def view(size: int, scale: tuple[float, float], blur: float, *more: object) -> v1.Compose:
-        crop = v1.RandomResizedCrop(size, scale=scale, interpolation=Image.BICUBIC)
-        return v1.Compose([crop, colour, make("GaussianBlur", prob=blur, radius_min=0.1, radius_max=2.0), *more, end])
-
-    return make(
-        name,
-        global_transfo1=view(224, (0.4, 1.0), 1.0),
-        global_transfo2=view(224, (0.4, 1.0), 0.1, make("Solarization", p=0.2)),
-        local_transfo=view(96, (0.05, 0.4), 0.5),
-        local_crops_number=locals_,
-        **attributes,
-    )
+@pytest.fixture(autouse=True)
+def own_converters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_registered", {})
 
 
-def simsiam_pipeline() -> v1.Compose:
-    return v1.Compose(
-        [
-            v1.RandomResizedCrop(224, scale=(0.2, 1.0)),
-            v1.RandomApply([v1.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-            v1.RandomGrayscale(p=0.2),
-            v1.RandomApply([make("GaussianBlur", sigma=[0.1, 2.0])], p=0.5),
-            v1.RandomHorizontalFlip(),
-            v1.ToTensor(),
-            v1.Normalize(MEAN, STD),
-        ]
-    )
-
-
-def assert_same_views(found: list[ViewSlot], preset: tuple[ViewSlot, ...]) -> None:
-    assert [(s.candidates, s.select, s.role) for s in found] == [(s.candidates, s.select, s.role) for s in preset]
-    for ours, theirs in zip(found, preset, strict=True):
-        # An operation that is never drawn may stand in the order or not; 128 / 255 and 127.5 / 255 part the same grey levels.
-        drawn = tuple(name for name in theirs.recipe.order if getattr(theirs.recipe, f"{name}_prob") > 0)
-        assert tuple(name for name in ours.recipe.order if getattr(ours.recipe, f"{name}_prob") > 0) == drawn
-        plain = {"order": (), "solarize_threshold": 0.5}
-        assert replace(ours.recipe, **plain) == replace(theirs.recipe, **plain)
-        assert (ours.recipe.solarize_threshold * 255 <= 128) and (theirs.recipe.solarize_threshold * 255 > 127)
+def after_crop(*steps: Any, size: int = 32) -> list[ops.Operation]:
+    """What is read of these transforms between a crop and ToTensor."""
+    return list(convert_view([v1.RandomResizedCrop(size), *steps, v1.ToTensor()]).operations[1:])
 
 
 def test_dino_is_the_preset() -> None:
-    assert_same_views(convert(dino_like()), preset_slots("dino"))
-    assert [slot.name for slot in convert(dino_like())] == ["global-1", "global-2", "local"]
+    assert convert(dino()) == list(preset_slots("dino"))
+    assert [slot.name for slot in convert(dino())] == ["global-1", "global-2", "local"]
 
 
 def test_ibot_with_more_globals_and_no_locals() -> None:
-    slots = convert(dino_like("DataAugmentationiBOT", locals_=0, global_crops_number=3))
+    slots = convert(dino(locals_=0, name="DataAugmentationiBOT", global_crops_number=3))
     assert [(slot.candidates, slot.select, slot.role) for slot in slots] == [(2, 1, "global"), (4, 2, "global")]
 
 
 def test_simsiam_is_the_preset() -> None:
-    slots = convert(make("TwoCropsTransform", base_transform=simsiam_pipeline()))
-    assert_same_views(slots, preset_slots("simsiam"))
-    assert slots[0].recipe.order == ("jitter", "gray", "blur", "flip")
+    assert convert(two_crops(simsiam_view())) == list(preset_slots("simsiam"))
 
 
 def test_sthalles_simclr_is_the_preset() -> None:
@@ -94,19 +57,22 @@ def test_sthalles_simclr_is_the_preset() -> None:
             v1.RandomHorizontalFlip(),
             v1.RandomApply([v1.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
             v1.RandomGrayscale(p=0.2),
-            make("GaussianBlur", k=9, r=4, blur_h=None, blur_v=None, blur=None),
+            blur(k=9, r=4, blur_h=None, blur_v=None, blur=None),
             v1.ToTensor(),
         ]
     )
-    slots = convert(make("ContrastiveLearningViewGenerator", base_transform=pipeline, n_views=2))
-    assert_same_views(slots, preset_slots("simclr-sthalles", size=96))
-    assert slots[0].recipe.mean is None
+    views = named("ContrastiveLearningViewGenerator", lambda x: [pipeline(x), pipeline(x)], base_transform=pipeline, n_views=2)
+    assert convert(views) == list(preset_slots("simclr-sthalles", size=96))
 
 
 def test_mocov3_keeps_its_two_views_apart() -> None:
-    other = v1.Compose([*simsiam_pipeline().transforms[:5], v1.RandomSolarize(128, 0.2), *simsiam_pipeline().transforms[5:]])
-    slots = convert(make("TwoCropsTransform", base_transform1=simsiam_pipeline(), base_transform2=other), candidates=6)
-    assert [(slot.candidates, slot.select, slot.recipe.solarize_prob) for slot in slots] == [(3, 1, 0.0), (3, 1, 0.2)]
+    one = simsiam_view()
+    other = v1.Compose([*one.transforms[:5], solarize(1.0, name="Solarize", threshold=128), *one.transforms[5:]])
+    slots = convert(
+        named("TwoCropsTransform", lambda x: [one(x), other(x)], base_transform1=one, base_transform2=other), candidates=6
+    )
+    assert [(slot.candidates, slot.select) for slot in slots] == [(3, 1), (3, 1)]
+    assert [slot.recipe.find(ops.RandomSolarize) for slot in slots] == [None, ops.RandomSolarize(0.5, p=1.0)]
 
 
 @pytest.mark.parametrize("name", ["SimCLRTransform", "MoCoV1Transform", "MoCoV2Transform", "SimSiamTransform", "FastSiamTransform"])
@@ -114,11 +80,13 @@ def test_lightly_pairs(name: str) -> None:
     transform = getattr(lightly_transforms, name)()
     (slot,) = convert(transform)
     assert slot.select == len(transform.transforms) and slot.candidates == 2 * slot.select
-    crop, jitter = transform.transforms[0].transform.transforms[0], transform.transforms[0].transform.transforms[4].transforms[0]
-    assert (slot.recipe.size, slot.recipe.scale) == (crop.size[0], tuple(crop.scale))
-    assert 1 + slot.recipe.hue == pytest.approx(1 + jitter.hue[1])
-    assert slot.recipe.blur_prob == transform.transforms[0].transform.transforms[6].prob
-    assert slot.recipe.mean == MEAN and slot.recipe.std == STD
+    steps = transform.transforms[0].transform.transforms
+    assert (slot.recipe.size, slot.recipe.crop.scale) == (steps[0].size[0], tuple(steps[0].scale))
+    jitter = slot.recipe.find(ops.ColorJitter)
+    assert isinstance(jitter, ops.ColorJitter) and jitter.hue == tuple(steps[4].transforms[0].hue) and jitter.p == steps[4].p
+    blurred = slot.recipe.find(ops.GaussianBlur)
+    assert getattr(blurred, "p", 0) == steps[6].prob
+    assert slot.recipe.operations[-1] == ops.Normalize(MEAN, STD)
 
 
 def test_lightly_multi_crop() -> None:
@@ -128,41 +96,33 @@ def test_lightly_multi_crop() -> None:
         ("global-2", 2, 1),
         ("local", 12, 6),
     ]
-    assert [slot.recipe.blur_prob for slot in slots] == [1.0, 0.1, 0.5]
-    assert [slot.recipe.solarize_prob for slot in slots] == [0.0, 0.2, 0.0]
+    assert [getattr(slot.recipe.find(ops.GaussianBlur), "p", None) for slot in slots] == [1.0, 0.1, 0.5]
+    assert [getattr(slot.recipe.find(ops.RandomSolarize), "p", None) for slot in slots] == [None, 0.2, None]
     assert [slot.recipe.size for slot in slots] == [224, 224, 96]
     assert len(convert(lightly_transforms.BYOLTransform())) == 2
     assert [slot.select for slot in convert(lightly_transforms.SwaVTransform())] == [2, 6]
 
 
-def test_lightly_rotation_is_refused() -> None:
-    with pytest.raises(HVSError, match="RandomRotate"):
-        convert(lightly_transforms.SimCLRTransform(rr_prob=0.5))
-    with pytest.raises(HVSError, match=r"RandomRotation\("):
-        convert(lightly_transforms.SimCLRTransform(rr_prob=0.5, rr_degrees=10.0))
-    with pytest.raises(HVSError, match=r"RandomVerticalFlip\(p=0.5\)"):
-        convert(lightly_transforms.SimCLRTransform(vf_prob=0.5))
+def test_lightly_rotations_and_vertical_flips() -> None:
+    def last(**options: Any) -> list[ops.Operation]:
+        return list(convert(lightly_transforms.SimCLRTransform(**options))[0].recipe.operations)
+
+    assert ops.RandomRotation((90.0, 90.0), p=0.5) in last(rr_prob=0.5)
+    assert ops.RandomRotation((-10.0, 10.0), p=0.5) in last(rr_prob=0.5, rr_degrees=10.0)
+    assert ops.RandomVerticalFlip(0.5) in last(vf_prob=0.5)
 
 
 EXPECTED = ViewRecipe(
-    size=64,
-    scale=(0.3, 0.9),
-    ratio=(0.5, 2.0),
-    interpolation="bicubic",
-    flip_prob=0.4,
-    jitter_prob=0.7,
-    brightness=0.3,
-    contrast=1.2,
-    saturation=0.2,
-    hue=0.05,
-    gray_prob=0.25,
-    blur_prob=0.6,
-    blur_sigma=(0.2, 1.5),
-    blur_kernel=7,
-    solarize_prob=0.15,
-    solarize_threshold=127.5 / 255,
-    mean=MEAN,
-    std=STD,
+    64,
+    [
+        ops.RandomResizedCrop(scale=(0.3, 0.9), ratio=(0.5, 2.0), interpolation="bicubic"),
+        ops.RandomHorizontalFlip(0.4),
+        ops.ColorJitter(0.3, 1.2, 0.2, 0.05, p=0.7),
+        ops.RandomGrayscale(0.25),
+        ops.GaussianBlur(7, (0.2, 1.5), p=0.6),
+        ops.RandomSolarize(127.5 / 255, p=0.15),
+        ops.Normalize(MEAN, STD),
+    ],
 )
 
 
@@ -183,7 +143,7 @@ def test_torchvision(api: Any, start: list[object], end: list[object]) -> None:
             api.RandomHorizontalFlip(0.4),
             api.RandomApply([api.ColorJitter(0.3, 1.2, 0.2, 0.05)], 0.7),
             api.RandomGrayscale(0.25),
-            api.RandomApply(torch.nn.ModuleList([api.GaussianBlur(7, (0.2, 1.5))]), 0.6),
+            api.Compose([api.RandomApply(nn.ModuleList([api.GaussianBlur(7, (0.2, 1.5))]), 0.6)]),
             api.RandomSolarize(128, 0.15),
             *end,
         ]
@@ -192,76 +152,155 @@ def test_torchvision(api: Any, start: list[object], end: list[object]) -> None:
     assert convert(pipeline) == [ViewSlot(EXPECTED, 4, 2, "view", "global")]
 
 
+@pytest.mark.parametrize(
+    "steps, operation",
+    [
+        ([v1.RandomVerticalFlip(0.3)], ops.RandomVerticalFlip(0.3)),
+        ([v1.RandomRotation(10)], ops.RandomRotation(10.0)),
+        ([v1.RandomRotation((5, 10), fill=51)], ops.RandomRotation((5.0, 10.0), fill=51 / 255)),
+        ([v1.ToTensor(), v2.RandomRotation(10, fill=[0.1, 0.2, 0.3])], ops.RandomRotation(10.0, fill=(0.1, 0.2, 0.3))),
+        ([v1.RandomPosterize(3, 0.2)], ops.RandomPosterize(3, 0.2)),
+        ([v2.RandomInvert(0.2)], ops.RandomInvert(0.2)),
+        ([v1.RandomAutocontrast(0.2)], ops.RandomAutocontrast(0.2)),
+        ([v1.RandomEqualize(0.2)], ops.RandomEqualize(0.2)),
+        ([v2.RandomAdjustSharpness(1.5, 0.2)], ops.RandomAdjustSharpness(1.5, 0.2)),
+        ([v1.Grayscale(3)], ops.RandomGrayscale(1.0)),
+        ([v1.ColorJitter((0.5, 2.0), hue=(0.0, 0.1))], ops.ColorJitter((0.5, 2.0), hue=(0.0, 0.1))),
+        ([v1.ToTensor(), v1.RandomErasing(0.3)], ops.RandomErasing(0.3)),
+        ([v1.ToTensor(), v2.RandomErasing(0.3, value=[0.1, 0.2, 0.3])], ops.RandomErasing(0.3, value=(0.1, 0.2, 0.3))),
+        ([v2.ToImage(), v2.RandomErasing(0.3, value=51), v2.ToDtype(torch.float32, scale=True)], ops.RandomErasing(0.3, value=0.2)),
+        ([v1.RandomApply([v1.RandomGrayscale(0.5)], 0.5)], ops.RandomGrayscale(0.25)),
+        (
+            [v1.RandomApply([v1.RandomGrayscale(0.5), v1.RandomInvert(0.5)], 0.5)],
+            ops.RandomApply([ops.RandomGrayscale(0.5), ops.RandomInvert(0.5)], 0.5),
+        ),
+        (
+            [v2.RandomChoice([v2.RandomGrayscale(0.5), v2.RandomInvert(0.5)], p=[1.0, 3.0])],
+            ops.RandomChoice([ops.RandomGrayscale(0.5), ops.RandomInvert(0.5)], p=(0.25, 0.75)),
+        ),
+        (
+            [v1.RandomChoice([v1.RandomGrayscale(0.5), v1.Compose([v1.RandomInvert(0.5), v1.RandomEqualize()])])],
+            ops.RandomChoice([ops.RandomGrayscale(0.5), ops.RandomApply([ops.RandomInvert(0.5), ops.RandomEqualize()], 1.0)]),
+        ),
+        ([blur(0.4, p=0.4)], ops.GaussianBlur(23, p=0.4)),
+        ([dino_blur(0.5, name="PILRandomGaussianBlur")], ops.GaussianBlur(23, p=0.5)),
+        ([solarize(1.0)], ops.RandomSolarize(0.5, p=1.0)),
+        ([solarize(1.0, name="Solarize", threshold=64)], ops.RandomSolarize(63.5 / 255, p=1.0)),
+        ([v1.RandomSolarize(0.5, 0.2)], ops.RandomSolarize(0.5 / 255, p=0.2)),
+        ([v1.RandomSolarize(200, 0.2)], ops.RandomSolarize(199.5 / 255, p=0.2)),
+        ([v1.RandomSolarize(100.2, 0.2)], ops.RandomSolarize(100.5 / 255, p=0.2)),
+        ([v1.ToTensor(), v1.RandomSolarize(0.7, 0.2)], ops.RandomSolarize(0.7, p=0.2)),
+    ],
+)
+def test_one_operation(steps: list[Any], operation: ops.Operation) -> None:
+    assert after_crop(*steps) == [operation]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        nn.Identity(),
+        v2.Identity(),
+        v1.ColorJitter(),
+        v1.RandomGrayscale(0.0),
+        v1.RandomApply([v1.Lambda(lambda x: x)], 0.0),
+        v1.RandomSolarize(256, 0.5),
+        v2.RGB(),
+        v2.ToPureTensor(),
+    ],
+)
+def test_what_does_nothing_is_left_out(step: Any) -> None:
+    assert after_crop(step) == []
+
+
+def test_what_is_always_applied_is_taken_out_of_random_apply() -> None:
+    both = [v1.RandomGrayscale(0.5), v1.RandomHorizontalFlip(0.5)]
+    assert after_crop(v1.RandomApply(both, 1.0)) == [ops.RandomGrayscale(0.5), ops.RandomHorizontalFlip(0.5)]
+
+
+def test_what_stands_before_the_crop() -> None:
+    steps = [
+        v2.RGB(),
+        v1.Resize((48, 40)),
+        v1.CenterCrop(36),
+        v1.RandomHorizontalFlip(0.5),
+        v1.RandomResizedCrop(32),
+        v1.ToTensor(),
+    ]
+    assert convert_view(steps).operations == (
+        ops.Resize((48, 40)),
+        ops.CenterCrop(36),
+        ops.RandomHorizontalFlip(0.5),
+        ops.RandomResizedCrop(),
+    )
+    steps = [v2.Resize(64, max_size=80, interpolation=Image.BICUBIC), v1.RandomResizedCrop((32, 48)), v1.ToTensor()]
+    recipe = convert_view(steps)
+    assert recipe.operations[0] == ops.Resize(64, "bicubic", 80) and recipe.size == (32, 48)
+
+
 @pytest.mark.parametrize("api", [v1, v2])
 @pytest.mark.parametrize(
     "mode, name", [(2, "bilinear"), (3, "bicubic"), (Image.Resampling.BILINEAR, "bilinear"), (Image.BICUBIC, "bicubic")]
 )
 def test_pillow_interpolations(api: Any, mode: int, name: str) -> None:
-    crop = api.RandomResizedCrop(32, interpolation=mode)
-    assert convert_view([crop, v1.ToTensor()]).interpolation == name
+    assert convert_view([api.RandomResizedCrop(32, interpolation=mode), v1.ToTensor()]).crop.interpolation == name
 
 
-def test_order_and_thresholds_follow_the_pipeline() -> None:
-    crop = v1.RandomResizedCrop(32)
-    recipe = convert_view([crop, v1.RandomGrayscale(1.0), v1.RandomHorizontalFlip(), v1.ToTensor(), v1.RandomSolarize(0.7, 0.5)])
-    assert recipe.order == ("gray", "flip", "solarize") and recipe.solarize_threshold == 0.7
-    assert convert_view([crop, v1.RandomSolarize(200, 0.5), v1.ToTensor()]).solarize_threshold == 199.5 / 255
-    assert convert_view([crop, make("RandomSolarization", prob=0.1, threshold=64), v1.ToTensor()]).solarize_threshold == 63.5 / 255
+def test_antialiasing_matters_for_tensors_only() -> None:
+    crop = v1.RandomResizedCrop(32, antialias=False)
+    assert convert_view([crop, v1.ToTensor()]).size == 32  # ToTensor takes Pillow images, which are always antialiased
+    assert convert_view([v1.Resize(40, antialias=None), crop, v1.PILToTensor(), v1.ConvertImageDtype(torch.float32)]).size == 32
+    for steps in (
+        [v2.ToImage(), crop],
+        [crop, v2.ToImage()],
+        [v1.ToTensor(), v1.Resize(40, antialias=None)],
+        [v1.ToTensor(), crop],
+    ):
+        with pytest.raises(HVSError, match="an antialiased crop"):
+            convert_view([*steps, v1.RandomResizedCrop(32), v2.ToDtype(torch.float32, scale=True)])
 
 
 def test_small_views_shorten_a_pillow_blur() -> None:
-    pipeline = [v1.RandomResizedCrop(8), make("GaussianBlur", sigma=(0.1, 2.0)), v1.ToTensor()]
-    assert convert_view(pipeline).blur_kernel == 15
-    wide = [v1.RandomResizedCrop(224), make("GaussianBlur", sigma=(0.1, 5.0)), v1.ToTensor()]
-    assert convert_view(wide).blur_kernel == 41
-
-
-def test_random_apply() -> None:
-    crop, end = v1.RandomResizedCrop(32), v1.ToTensor()
-    assert convert_view([crop, v1.RandomApply([v1.RandomGrayscale(0.5)], 0.5), end]).gray_prob == 0.25
-    assert convert_view([crop, v1.RandomApply([v1.RandomRotation(5)], 0.0), end]).order == ()
-    assert convert_view([crop, v1.RandomGrayscale(0.0), v1.RandomGrayscale(0.5), v1.ColorJitter(), end]).order == ("gray",)
-    both = [v1.RandomGrayscale(0.5), v1.RandomHorizontalFlip(0.5)]
-    assert convert_view([crop, v1.RandomApply(both, 1.0), end]).order == ("gray", "flip")
-    with pytest.raises(HVSError, match="one random operation inside RandomApply"):
-        convert_view([crop, v1.RandomApply(both, 0.5), end])
+    assert after_crop(blur(sigma=(0.1, 2.0)), size=8) == [ops.GaussianBlur(15)]
+    assert after_crop(blur(sigma=(0.1, 5.0)), size=224) == [ops.GaussianBlur(41, (0.1, 5.0))]
 
 
 @pytest.mark.parametrize(
     "steps, words",
     [
-        ([v1.RandomResizedCrop(32), v1.RandomRotation(10), v1.ToTensor()], r"got RandomRotation\(degrees="),
-        ([v1.RandomResizedCrop(32), v1.ToTensor(), v1.RandomErasing()], r"got RandomErasing\("),
         (
             [v1.RandomResizedCrop(32), v1.Lambda(lambda x: x), v1.ToTensor()],
             r"got Lambda\(\).*\n  hint: hvs_aug.register_converter\('Lambda'",
         ),
-        ([v1.Resize(64), v1.RandomResizedCrop(32), v1.ToTensor()], r"got Resize\("),
-        (
-            [v1.RandomHorizontalFlip(), v1.RandomResizedCrop(32), v1.ToTensor()],
-            "a RandomResizedCrop first, got RandomHorizontalFlip",
-        ),
+        ([v1.RandomGrayscale(), v1.RandomResizedCrop(32), v1.ToTensor()], "only Resize, CenterCrop and flips before the crop"),
         ([v1.ToTensor(), v1.Normalize(MEAN, STD)], "expected a RandomResizedCrop"),
-        ([v1.ToTensor(), v1.Normalize(MEAN, STD), v1.RandomResizedCrop(32)], "expected a RandomResizedCrop first"),
+        ([v1.ToTensor(), v1.Normalize(MEAN, STD), v1.RandomResizedCrop(32)], "before the crop, got Normalize"),
         (
             [v1.RandomResizedCrop(32), v1.ToTensor(), v1.Normalize(MEAN, STD), v1.RandomGrayscale()],
-            "expected the normalisation last",
+            "Normalize after all operations that need values in",
         ),
+        ([v1.RandomResizedCrop(32), v1.Normalize(MEAN, STD), v1.ToTensor()], "before the normalisation"),
         ([v1.RandomResizedCrop(32)], r"has no ToTensor\(\)"),
         ([v1.RandomResizedCrop(32), v2.ToImage()], r"has no ToTensor\(\)"),
-        ([v1.RandomResizedCrop(32), v2.ToImage(), v2.ToDtype(torch.float32)], r"scale=True"),
-        ([v1.RandomResizedCrop((32, 48)), v1.ToTensor()], "a square view"),
+        ([v1.RandomResizedCrop(32), v2.ToImage(), v2.ToDtype(torch.float32)], "scale=True"),
+        ([v1.RandomResizedCrop(32), v1.ToTensor(), v1.ConvertImageDtype(torch.uint8)], "uint8 before the conversion to float"),
+        ([v1.RandomResizedCrop(32), v1.ToTensor(), v2.ToDtype(torch.float16, scale=True)], "torch.float32 with scale=True"),
+        ([v1.RandomResizedCrop(32), v1.ToTensor(), v1.ToPILImage(), v1.ToTensor()], "ToPILImage before the conversion to float"),
         ([v1.RandomResizedCrop(32, interpolation=v1.InterpolationMode.NEAREST), v1.ToTensor()], "bilinear or bicubic"),
-        ([v1.RandomResizedCrop(32, antialias=False), v1.ToTensor()], "an antialiased crop"),
         ([v1.ToTensor(), v1.RandomResizedCrop(32, interpolation=Image.BICUBIC)], "before the conversion to float"),
-        ([v1.RandomResizedCrop(32), v1.RandomResizedCrop(32), v1.ToTensor()], "one crop"),
-        ([v1.RandomResizedCrop(32), v1.RandomGrayscale(), v1.RandomGrayscale(), v1.ToTensor()], "gray once"),
-        ([v1.RandomResizedCrop(32), v1.ColorJitter((0.5, 2.0)), v1.ToTensor()], "brightness from 0.5 to 2"),
-        ([v1.RandomResizedCrop(32), v1.ColorJitter(hue=(0.0, 0.1)), v1.ToTensor()], "hue from 0 to 0.1"),
+        ([v1.RandomResizedCrop(32), v1.RandomResizedCrop(32), v1.ToTensor()], "one RandomResizedCrop, got 2"),
+        ([v1.RandomResizedCrop(32), v1.Resize(16), v1.ToTensor()], "Resize and CenterCrop before the RandomResizedCrop"),
+        ([v1.RandomResizedCrop(32), v1.Grayscale(1), v1.ToTensor()], "got Grayscale"),
+        ([v1.RandomResizedCrop(32), v1.RandomRotation(10, expand=True), v1.ToTensor()], "expand=False"),
+        ([v1.RandomResizedCrop(32), v1.RandomErasing(), v1.ToTensor()], "RandomErasing after the conversion to a tensor"),
+        ([v1.RandomResizedCrop(32), v1.ToTensor(), v1.RandomErasing(value="random")], "a number as value"),
+        ([v1.RandomResizedCrop(32), v1.RandomApply([v1.ToTensor()], 0.5)], "conversions and crops that are always applied"),
+        ([v1.RandomResizedCrop(32), v1.RandomChoice([nn.Identity(), v1.RandomGrayscale()]), v1.ToTensor()], "got RandomChoice"),
         ([v1.RandomResizedCrop(32), v1.GaussianBlur((3, 5)), v1.ToTensor()], "a square blur kernel"),
-        ([v1.RandomResizedCrop(32), make("GaussianBlur", strength=3), v1.ToTensor()], "got GaussianBlur"),
+        ([v1.RandomResizedCrop(32), blur(strength=3), v1.ToTensor()], "got GaussianBlur"),
+        ([v1.RandomResizedCrop(32), solarize(1.0, strength=3), v1.ToTensor()], "got Solarization"),
         (
-            [make("RandomResizedCrop", size=(32, 32), scale=(0.1, 1), ratio=(1, 1), interpolation=2), v1.ToTensor()],
+            [named("RandomResizedCrop", None, size=(32, 32), scale=(0.1, 1), ratio=(1, 1), interpolation=2), v1.ToTensor()],
             "got RandomResizedCrop",
         ),
     ],
@@ -285,44 +324,208 @@ def test_subclasses_are_followed_only_while_they_behave_alike() -> None:
         convert_view([Other(48), v1.ToTensor()])
 
 
-def test_multi_view_classes_of_another_structure_are_refused() -> None:
-    with pytest.raises(HVSError, match="DataAugmentationDINO as in its own repo, got one that has no attribute 'global_transfo1'"):
-        convert(make("DataAugmentationDINO", geometric_augmentation_global=None))
+def test_what_returns_several_views_in_another_way_is_refused() -> None:
+    view, late = v1.Compose([v1.RandomResizedCrop(16), v1.ToTensor()]), v1.Compose([v1.RandomGrayscale(), v1.ToTensor()])
+    crop = v1.RandomResizedCrop(16)
+
+    def brightened(image: Any) -> list[Tensor]:
+        return [view(image), 0.5 * view(image)]
+
+    def of_one_crop(image: Any) -> list[Tensor]:
+        cropped = crop(image)
+        return [late(cropped), late(cropped)]
+
+    with pytest.raises(
+        HVSError, match=r"views that its parts make of the image, and nothing else, got .*brightened.*whose \[1\] is not"
+    ):
+        convert(brightened)
+    with pytest.raises(HVSError, match=r"views that share no draw, got .*whose \[1\] shares one with an earlier view"):
+        convert(of_one_crop)
+    with pytest.raises(HVSError, match="got DataAugmentationDINO"):
+        convert(named("DataAugmentationDINO", None, geometric_augmentation_global=None))
     with pytest.raises(HVSError, match="at least one view"):
         convert([])
 
 
+class Pair:
+    def __init__(self, one: Any, other: Any) -> None:
+        self.one, self.other = one, other
+
+    def __call__(self, image: Any) -> Any:
+        return self.one(image), self.other(image)
+
+
+class ViewsInDicts:
+    """Globals of a shared first step, a list of locals, and what is returned twice, as in DINOv2."""
+
+    def __init__(self) -> None:
+        self.geometric = v1.Compose([v1.RandomResizedCrop(24, scale=(0.4, 1.0)), v1.RandomHorizontalFlip()])
+        self.colour, self.end = v2.ColorJitter(0.4), v1.Compose([v1.ToTensor(), v1.Normalize(MEAN, STD)])
+        self.transfo = v1.Compose([self.colour, self.end])
+        self.small = v1.RandomResizedCrop(24, scale=(0.05, 0.5))
+
+    def __call__(self, image: Any) -> Any:
+        globals_ = [self.transfo(self.geometric(image)) for _ in range(2)]
+        locals_ = [self.end(self.small(image)) for _ in range(3)]
+        return {"global_crops": globals_, "global_crops_teacher": globals_, "local_crops": locals_, "offsets": ()}
+
+
+def test_views_of_a_class_or_function_of_the_users_own() -> None:
+    one = v1.Compose([v1.RandomResizedCrop(16), v1.ToTensor()])
+    other = v1.Compose([v1.RandomResizedCrop(16), v1.RandomGrayscale(0.5), v1.ToTensor()])
+    assert [(slot.candidates, slot.select) for slot in convert(Pair(one, one))] == [(4, 2)]
+    assert [(slot.candidates, slot.select) for slot in convert(Pair(one, other))] == [(2, 1), (2, 1)]
+    assert [(slot.candidates, slot.select) for slot in convert(lambda image: [one(image) for _ in range(3)], 6)] == [(6, 3)]
+    assert convert(v1.Compose([v1.Resize(40), Pair(one, one)]))[0].recipe == convert_view([v1.Resize(40), one])
+    with pytest.raises(HVSError, match="views that share no draw"):
+        convert(v1.Compose([v1.RandomHorizontalFlip(), Pair(one, one)]))
+    slots = convert(ViewsInDicts())
+    assert [(slot.role, slot.candidates, slot.select) for slot in slots] == [("global", 4, 2), ("local", 6, 3)]
+    assert slots[0].recipe.find(ops.ColorJitter) == ops.ColorJitter(0.4)
+
+
+def test_the_global_random_state_is_as_before() -> None:
+    def drawn() -> list[float]:
+        torch.manual_seed(0), np.random.seed(0), random.seed(0)  # noqa: NPY002
+        if converts:
+            convert(ViewsInDicts())
+        return [torch.rand(()).item(), np.random.rand(), random.random()]  # noqa: NPY002
+
+    converts = False
+    expected = drawn()
+    converts = True
+    assert drawn() == expected
+
+
+@pytest.mark.parametrize(
+    "step, words",
+    [
+        (named("GaussianBlur", lambda image: image, sigma=(0.1, 2.0)), r"GaussianBlur\(kernel_size=23\), got GaussianBlur, .* in"),
+        (blur(0.9, p=0.1), "got GaussianBlur, which differs in"),
+        (blur(0.0, p=0.1), "got GaussianBlur, which differs in"),
+        (solarize(1.0, p=0.5), "got Solarization, which differs in"),
+        (named("Solarize", lambda image: image.convert("L").convert("RGB"), threshold=128), "got Solarize, which differs in"),
+        (named("Equalization", lambda image: image), "got Equalization, which differs in"),
+    ],
+)
+def test_a_class_that_only_bears_a_known_name_is_refused(step: Any, words: str) -> None:
+    with pytest.raises(HVSError, match=words):
+        convert(v1.Compose([v1.RandomResizedCrop(32), step, v1.ToTensor()]))
+
+
+def test_a_wrong_converter_is_refused() -> None:
+    register_converter(RandomDarken, lambda t: Darken(0.5, t.p))
+    with pytest.raises(HVSError, match=r"does what it was read as, Darken\(factor=0.5, p=1\), got RandomDarken"):
+        convert(v1.Compose([v1.RandomResizedCrop(32), v1.ToTensor(), RandomDarken(0.25, p=1.0)]))
+
+
+def test_a_pipeline_that_does_something_else_as_a_whole_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(v1.RandomResizedCrop, "forward", lambda self, image: image.resize((32, 32)))
+    with pytest.raises(HVSError, match="RandomResizedCrop.*which differs in"):
+        convert(v1.Compose([v1.RandomResizedCrop(32, scale=(0.05, 0.2)), v1.ToTensor()]))
+
+
+def test_images_of_another_kind() -> None:
+    thirteen = v1.Compose([v1.RandomResizedCrop(16), v1.Normalize((0.5,) * 13, (0.5,) * 13)])
+    tensors = v1.Compose([v1.ConvertImageDtype(torch.float32), thirteen])
+    assert len(convert([tensors, tensors])) == 1
+    assert len(convert(Pair(tensors, tensors), example=torch.zeros(13, 20, 20, dtype=torch.uint8))) == 1
+    gray = v1.Compose([v1.RandomResizedCrop(16), v1.ToTensor(), v1.Normalize((0.5,), (0.5,))])
+    assert len(convert(Pair(gray, gray), example=Image.new("L", (20, 20)))) == 1
+
+
+def test_roles_come_from_the_transform_not_from_the_size() -> None:
+    def roles(*scales: tuple[float, float], sizes: tuple[int, ...] = (32, 32, 32)) -> list[str]:
+        crops = [v1.RandomResizedCrop(size, scale=scale) for size, scale in zip(sizes, scales, strict=True)]
+        return [slot.role for slot in convert([[crop, v1.ToTensor()] for crop in crops])]
+
+    assert [(slot.role, slot.select) for slot in convert(dino(32, 32))] == [("global", 1), ("global", 1), ("local", 8)]
+    assert roles((0.4, 1.0), (0.3, 1.0), (0.05, 0.4)) == ["global", "global", "local"]
+    assert roles((0.4, 1.0), (0.3, 1.0), (0.05, 1.0), sizes=(32, 32, 16)) == ["global", "global", "local"]
+    assert roles((0.4, 1.0), (0.08, 1.0), (0.2, 0.5)) == ["global", "global", "global"]
+    assert roles((1.0, 1.0), (0.08, 1.0), (1.0, 1.0)) == ["global", "local", "global"]
+
+
 def test_candidates() -> None:
-    view = v1.Compose([v1.RandomResizedCrop(32), v1.ToTensor()])
+    view, other = [v1.RandomResizedCrop(32), v1.ToTensor()], [v1.RandomResizedCrop(32), v1.RandomInvert(), v1.ToTensor()]
     assert convert([view] * 4)[0].candidates == 8
     assert convert([view] * 2, candidates=3)[0].candidates == 3
-    assert [slot.candidates for slot in convert(dino_like(), candidates=3)] == [3, 3, 24]
-    assert [slot.candidates for slot in convert(dino_like(), candidates=1)] == [1, 1, 8]
-    assert [slot.candidates for slot in convert(dino_like(), candidates=(1, 2, 9))] == [1, 2, 9]
-    with pytest.raises(HVSError, match="at least 2, of which 2 are kept"):
-        convert([view] * 2, candidates=1)
+    assert [slot.candidates for slot in convert(dino(), candidates=3)] == [3, 3, 24]
+    assert [slot.candidates for slot in convert(dino(), candidates=(1, 2, 9))] == [1, 2, 9]
+    assert [slot.candidates for slot in convert([view, other], candidates=(1, 1))] == [1, 1]
+    with pytest.raises(HVSError, match="at least 3, of which 2 are kept, got int 2.\n  hint: candidates=.2,. draws no more"):
+        convert([view] * 2, candidates=2)
+    with pytest.raises(HVSError, match="at least 2, for every view that is kept"):
+        convert(dino(), candidates=1)
+    with pytest.raises(HVSError, match="a number that 2 different views can share, got int 3"):
+        convert([view, other], candidates=3)
     with pytest.raises(HVSError, match="a number for each of the 3 slots, got 2"):
-        convert(dino_like(), candidates=(1, 2))
+        convert(dino(), candidates=(1, 2))
 
 
-def test_register_converter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_registered", {})
+class Invert:
+    p = 0.3
 
-    class Invert:
-        p = 0.3
 
-    crop, end = v1.RandomResizedCrop(32), v1.ToTensor()
+def test_register_converter() -> None:
     with pytest.raises(HVSError, match="got Invert"):
-        convert_view([crop, Invert(), end])
-    register_converter("Invert", lambda t: {"solarize_prob": t.p, "solarize_threshold": 0.0})
-    assert convert_view([crop, Invert(), end]).solarize_prob == 0.3
-    register_converter(Invert, lambda t: [v1.RandomGrayscale(t.p), v1.RandomHorizontalFlip(0.1)])
-    assert convert_view([crop, Invert(), end]).order == ("gray", "flip")
-    register_converter(Invert, lambda t: {})
-    assert convert_view([crop, Invert(), end]).order == ()
-    register_converter(Invert, lambda t: {"flip_prob": 0.1, "gray_prob": 0.1})
-    with pytest.raises(HVSError, match="fields of one operation of ViewRecipe, got .'flip_prob', 'gray_prob'. for Invert"):
-        convert_view([crop, Invert(), end])
-    slots = [ViewSlot(ViewRecipe(size=16), 6, 2)]
+        after_crop(Invert())
+    register_converter("Invert", lambda t: ops.RandomInvert(t.p))
+    assert after_crop(Invert()) == [ops.RandomInvert(0.3)]
+    register_converter(Invert, lambda t: [v1.RandomGrayscale(t.p), ops.RandomHorizontalFlip(0.1)])
+    assert after_crop(Invert()) == [ops.RandomGrayscale(0.3), ops.RandomHorizontalFlip(0.1)]
+    register_converter(Invert, lambda t: [])
+    assert after_crop(Invert()) == []
+    for wrong in ({"solarize_prob": 0.1}, None, [ViewSlot(EXPECTED)]):
+        register_converter(Invert, lambda t, wrong=wrong: wrong)  # type: ignore[misc]
+        with pytest.raises(HVSError, match=r"register_converter\(function\): expected an operation, or a list of operations"):
+            after_crop(Invert())
+
+
+def test_register_converter_of_several_views() -> None:
+    view, other = [v1.RandomResizedCrop(16), v1.ToTensor()], [v1.RandomResizedCrop(16), v1.RandomInvert(), v1.ToTensor()]
+    slots = [ViewSlot(ViewRecipe(16), 6, 2, name="mine")]
     register_converter(Invert, lambda t: slots)
     assert convert(Invert()) == slots
+    assert convert(Invert(), candidates=8) == [ViewSlot(ViewRecipe(16), 8, 2, name="mine")]
+    register_converter(Invert, lambda t: [view, other])
+    assert [(slot.candidates, slot.select) for slot in convert(Invert())] == [(2, 1), (2, 1)]
+    register_converter(Invert, lambda t: view)
+    assert [(slot.candidates, slot.select) for slot in convert(Invert())] == [(4, 2)]
+
+
+@dataclass(frozen=True, repr=False)
+class Darken(ops.Operation):
+    """An operation that is not part of the package."""
+
+    factor: float
+    p: float = 0.5
+
+    identity = {"applied": torch.tensor(False)}
+
+    def apply(self, images: Tensor, drawn: Draws, scale: float = 1.0) -> Tensor:
+        return torch.where(per_image(drawn["applied"]), images * self.factor, images)
+
+
+class RandomDarken(nn.Module):
+    """The transform that it stands for, written as torchvision's are."""
+
+    def __init__(self, factor: float, p: float = 0.5) -> None:
+        super().__init__()
+        self.factor, self.p = factor, p
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image * self.factor if torch.rand(()) < self.p else image
+
+
+def test_an_operation_from_outside_the_package() -> None:
+    register_converter(RandomDarken, lambda t: Darken(t.factor, t.p))
+    full = v1.RandomResizedCrop(16, scale=(1, 1), ratio=(1, 1))
+    pipeline = v1.Compose([full, v1.ToTensor(), RandomDarken(0.25, p=1.0), v1.RandomHorizontalFlip(1.0)])
+    slots = convert(pipeline)
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    (rendered,), _ = CandidateViews(slots)(collate_images([pixels]))
+    expected = pipeline(Image.fromarray(pixels)).expand(4, 1, 3, 16, 16)
+    torch.testing.assert_close(rendered, expected, atol=1e-5, rtol=0)
+    assert "v2.Darken(factor=0.25, p=1)" in slots[0].recipe.torchvision_lines()
+    assert ("view", "v2.Darken(factor=0.25, p=1)", "none") in differences(slots, preset_slots("simclr", 16))

@@ -51,6 +51,8 @@ class NegativeCosineLoss(PairLoss):
                 [-1.,  0.]])
     """
 
+    accepts_teacher = True
+
     def __init__(self, *, local_pairs: bool = False) -> None:
         self.local_pairs = local_pairs
 

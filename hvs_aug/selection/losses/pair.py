@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TypeAlias, cast
 
 import torch
@@ -33,11 +34,13 @@ class PairLoss(ABC):
 
     Attributes:
         needs_teacher: whether a teacher's outputs of the global slots are needed.
+        accepts_teacher: whether they are used where they are given; a teacher that is not used is refused.
         local_pairs: whether two local views have a loss of their own, which the exact search cannot take into account.
         model_extras: names of the extras (iBOT's masks) that the model is called with for global slots.
     """
 
     needs_teacher: bool = False
+    accepts_teacher: bool = False
     local_pairs: bool = False
     model_extras: tuple[str, ...] = ()
 
@@ -87,11 +90,19 @@ def slot_ranges(slots: Sequence[ViewSlot]) -> list[range]:
         >>> slot_ranges([ViewSlot(None, candidates=2, select=1), ViewSlot(None, candidates=3, select=1)])
         [range(0, 2), range(2, 5)]
     """
+    candidates = tuple(slot.candidates for slot in slots)
+    return list(_ranges(candidates) if torch.compiler.is_compiling() else _ranges_once(candidates))
+
+
+def _ranges(candidates: tuple[int, ...]) -> tuple[range, ...]:
     ranges, start = [], 0
-    for slot in slots:
-        ranges.append(range(start, start + slot.candidates))
-        start += slot.candidates
-    return ranges
+    for count in candidates:
+        ranges.append(range(start, start + count))
+        start += count
+    return tuple(ranges)
+
+
+_ranges_once = lru_cache(maxsize=64)(_ranges)
 
 
 def compared(slots: Sequence[ViewSlot], one: int, other: int) -> bool:
@@ -182,11 +193,13 @@ def _check(call: str, outputs: SlotOutputs, slots: Sequence[ViewSlot], student: 
 
 
 def without_local_pairs(table: Tensor, slots: Sequence[ViewSlot]) -> Tensor:
-    """Set the entries of two different local views to 0, in place."""
+    """Set the entries of two different local views to 0, in place. The diagonal, a view's own loss, stays."""
     local = [span for span, slot in zip(slot_ranges(slots), slots, strict=True) if slot.role == "local"]
+    own = table.diagonal().clone()
     for rows in local:
         for columns in local:
             table[rows.start : rows.stop, columns.start : columns.stop] = 0
+    table.diagonal().copy_(own)
     return table
 
 

@@ -1,0 +1,58 @@
+"""What a sampler returns: the views that were chosen, or all candidates with their scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..views.params import ViewParams
+from .forward import Output
+
+__all__ = ["HardViews", "Scored"]
+
+
+@dataclass(frozen=True, eq=False)
+class HardViews:
+    """The views that were chosen for one batch. S views are kept of V candidates.
+
+    Attributes:
+        views: S tensors ``(B, C, h, w)`` at the training size, in slot order, as a training loop expects them.
+        params: what was drawn for them, axes ``(S, B)``; ``None`` for candidates that the caller brought.
+        indices: ``(S, B)`` int64, which candidates they are.
+        loss: ``(B,)`` float32, the loss by which they were chosen; NaN where nothing was scored.
+        outputs: for each slot the scoring model's detached output of the winners, leading axes (selected, B); ``None`` if nothing
+            was scored.
+        teacher_outputs: the same of the teacher; entries of local slots are ``None``.
+        nonfinite: 0-dim int64, how many images had a candidate pair whose loss was not finite.
+        extras: the caller's extras of the winners.
+        drawn: what was drawn for all V candidates, axes ``(V, B)``, to which ``indices`` refer; ``None`` for candidates that the
+            caller brought.
+    """
+
+    views: list[Tensor]
+    params: ViewParams | None
+    indices: Tensor
+    loss: Tensor
+    outputs: list[Output | None] | None
+    teacher_outputs: list[Output | None] | None
+    nonfinite: Tensor
+    extras: dict[str, Tensor]
+    drawn: ViewParams | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """All candidates of one batch, scored. V candidates per image.
+
+    Attributes:
+        params: what was drawn, axes ``(V, B)``.
+        outputs: for each slot the model's outputs, leading axes (candidates, B).
+        teacher_outputs: the same of the teacher, or ``None``.
+        table: ``(V, V, B)`` float32, the loss of image b when candidates u and v are both kept.
+    """
+
+    params: ViewParams
+    outputs: list[Output | None]
+    teacher_outputs: list[Output | None] | None
+    table: Tensor
