@@ -122,7 +122,7 @@ def test_ctrl_c_says_where_the_checkpoint_is(
     assert (out / "encoder.safetensors").exists()
 
 
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("default:RawImages")
 def test_inspect_leaves_out_what_does_not_decode(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "cat" / "text.jpg").write_text("no image")
     arguments = ["inspect", "--data", str(folder), "--size", "32", "--count", "20", "--out", str(tmp_path / "sheet")]

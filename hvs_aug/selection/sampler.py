@@ -20,7 +20,7 @@ from ..views.params import ViewParams
 from ..views.recipe import ViewSlot
 from .arguments import fitting_teacher, name_of, require_device, require_dtype, views_and_slots
 from .extras import Extras, checked_extras, chosen_extras, model_arguments, scoring_extras
-from .forward import Output, forward_slots
+from .forward import Output, blame_dtype, forward_slots
 from .hard_views import HardViews, Scored
 from .losses import CallableLoss, PairLoss
 from .named import as_policy, as_scoring
@@ -254,6 +254,7 @@ class HardPairSampler:
             except (RuntimeError, AssertionError, ValueError) as error:
                 if self._has_scored:
                     raise
+                blame_dtype(error, roots, pixels)
                 blame_scale(error, scoring.scale, pixels)
             table = self.loss.table(outputs, teacher_outputs, self.slots, extras)
         self._has_scored = True

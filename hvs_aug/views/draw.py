@@ -108,13 +108,9 @@ def draw_slot(
 
     drawn: dict[str, Tensor] = {}
 
-    groups: dict[str, int] = {}
-
     def draw(operation: Operation, names: list[str], keep: Tensor | None) -> None:
         if isinstance(operation, Group):
-            kind = type(operation).__name__
-            groups[kind] = groups.get(kind, 0) + 1
-            applied = operation.members_applied(uniform(f"{kind}-{groups[kind]}", operation, operation.columns))
+            applied = operation.members_applied(uniform(f"{type(operation).__name__} of {names[0]}", operation, operation.columns))
             for member, members_keep in zip(operation.members, applied, strict=True):
                 draw(member, names, members_keep if keep is None else members_keep & keep)
             return

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
@@ -286,3 +287,13 @@ def test_candidates_that_are_tied_share_boxes_flips_and_rotations_only() -> None
 def test_one_seed_gives_one_draw_and_another_gives_another() -> None:
     assert draw(STEPS) == draw(STEPS)
     assert differing(draw(STEPS), draw(STEPS, seed=1)) == {name.split(".")[0] for name in draw(STEPS).drawn} | {"RandomResizedCrop"}
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 2**31), st.sampled_from([((0.08, 1.0), (3 / 4, 4 / 3)), ((0.01, 0.2), (0.2, 5.0)), ((1.0, 1.0), (1.0, 1.0))]))
+def test_compiled_boxes_are_those_of_the_definition(seed: int, ranges: Any) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.randint(1, 60, (7, 2), generator=generator)
+    crop = ops.RandomResizedCrop(scale=ranges[0], ratio=ranges[1])
+    uniform = torch.rand(5, 7, crop.columns, generator=generator)
+    assert torch.equal(crop.draw_boxes(uniform, sizes), crop.boxes_by_definition(uniform, sizes))
