@@ -16,6 +16,8 @@ from typing import Any
 
 from benchmarks.common import arguments, table, write
 from benchmarks.gpu_launches import Rendering, has_assembler, machine_code, rendering
+from hvs_aug._check import require
+from hvs_aug.ops import gpu
 from hvs_aug.views.presets import PRESETS, preset_slots
 
 SIZE, HEIGHT, WIDTH = 224, 375, 500
@@ -31,6 +33,13 @@ def least_bytes(rendered: Rendering) -> float:
 def main() -> None:
     parser = arguments("gpu_plan", __doc__)
     options = parser.parse_args()
+    require(
+        gpu.is_installed(),
+        "gpu_plan",
+        "a Triton of 3.6 or newer, which builds the kernels",
+        "none",
+        "pip install triton, on Linux.",
+    )
     batch = 16 if options.quick else 256
     rows: list[dict[str, Any]] = []
     summary: dict[str, float] = {}

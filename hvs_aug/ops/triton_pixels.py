@@ -34,7 +34,7 @@ def _mean_over_view(sums: tl.tensor, row: tl.tensor, tiles: tl.tensor, area: tl.
     for start in range(0, tiles, 128):
         part = start + tl.arange(0, 128)
         total += tl.sum(tl.load(sums + row * tiles + part, mask=part < tiles, other=0.0), 0)
-    return total / area.to(tl.float32)
+    return total / area
 
 
 @device_function

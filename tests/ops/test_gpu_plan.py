@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -115,11 +116,13 @@ class StandInDriver:
         return 0
 
 
-def test_triton_itself_binds_the_arguments_of_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [64, 1])  # numbers that are 1 are constants to Triton
+def test_triton_itself_binds_the_arguments_of_a_launch(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that a launch does before it reaches the device; and the machine code above is that of these arguments."""
     from triton.runtime import driver
 
-    slot = preset_slots("simclr", 64)[0]
+    (given,) = preset_slots("simclr", 64)
+    slot = replace(given, recipe=replace(given.recipe.replace(ops.GaussianBlur, kernel_size=1), size=size)) if size == 1 else given
     images = ImageBatch.pack([torch.zeros(3, 40, 40, dtype=torch.uint8)])
     params = CandidateViews(slot).make_params(images)
     drawn = {name: params.draws(name) for name, _ in slot.recipe.steps}
