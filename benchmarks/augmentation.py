@@ -1,6 +1,7 @@
 """How many views a second each library makes, on the same photographs, from the same ranges, with the same cores.
 
     python -m benchmarks.augmentation [--quick] [--data DIR] [--out FILE]
+    python -m benchmarks.augmentation --draw      # the README's chart, from the file that is there
 
 Method: every round of a workload runs all contestants one after the other on the same photographs, the next ones of ``--data``;
 reported are medians over the rounds, and ratios of medians. Libraries that work on one PIL image or array at a time run in as
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +37,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import resize
 
 from benchmarks import contestants
-from benchmarks.common import arguments, interleave, machine, summarise, table, write
+from benchmarks.common import RESULTS, arguments, interleave, machine, summarise, table, write
 from hvs_aug import CandidateViews, ImageBatch, ViewRecipe, ViewSlot, collate_images
 from hvs_aug.data.decode import decode_image
 from hvs_aug.ops import RandomResizedCrop
@@ -319,10 +321,14 @@ def limit(plan: contestants.Plan, threads: int) -> Callable[[Sequence[Tensor]], 
 
 def main() -> None:
     parser: argparse.ArgumentParser = arguments("augmentation", __doc__)
+    parser.add_argument("--draw", action="store_true", help="draw the chart of the measured rows, and measure nothing")
     parser.add_argument("--workloads", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[16, 64])
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
+    if options.draw:
+        draw(options.out or RESULTS / "augmentation.json")
+        return
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
     jpegs = photographs(options.data, 8 if options.quick else None)
@@ -360,6 +366,38 @@ def main() -> None:
     print(table([{"ratio": key, "value": value} for key, value in summary.items()], ["ratio", "value"]))
     settings = {"photographs": len(jpegs), "per_round": per_round, "batch_sizes": batch_sizes, "threads": threads}
     write("augmentation", settings, rows, summary, options.out)
+
+
+TITLES = {"simclr224": "SimCLR, 224 pixels", "dino": "DINO, 2 x 224 and 8 x 96 pixels", "cifar32": "SimCLR, CIFAR-sized images"}
+NAMES = {
+    "limit": "read and write alone",
+    "ours": "hvs_aug",
+    "ours_from_jpeg": "hvs_aug, from JPEG",
+    "dali_from_jpeg": "DALI, from JPEG",
+    "torchvision_pil": "torchvision, PIL",
+    "torchvision_v2_threads": "torchvision v2",
+    "albumentations": "albumentations",
+    "lightly": "Lightly",
+    "kornia_batch": "Kornia, whole batches",
+    "kornia": "Kornia, image by image",
+    "torchaug": "torchaug",
+}
+"""What the chart calls workloads and contestants; of torchvision v2's two runs it shows the faster."""
+
+
+def draw(path: Path) -> None:
+    """Draw views a second of the largest batch, as ``path`` with the suffix .png."""
+    from hvs_aug.analysis.plots import bars
+
+    document = json.loads(path.read_text())
+    largest = max(row.get("batch", 0) for row in document["rows"])
+    rows = [
+        {"workload": TITLES[row["workload"]], "contestant": NAMES[row["contestant"]], "views a second": row["views_per_s"]}
+        for name in NAMES
+        for row in document["rows"]
+        if row.get("batch") == largest and row["contestant"] == name and row["workload"] in TITLES
+    ]
+    bars({"rows": rows}, value="views a second").savefig(path.with_suffix(".png"))
 
 
 COLUMNS = ["workload", "batch", "contestant", "views_per_s", "median", "iqr", "crop_error", "one_order_per_batch"]

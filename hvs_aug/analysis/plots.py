@@ -375,11 +375,16 @@ def bars(document: Mapping[str, Any], value: str = "median", label: str = "conte
         place.invert_yaxis()
         place.grid(axis="y", visible=False)
         for position, height, extra in zip(places, heights, spreads, strict=True):
-            place.text(height + extra, position, f"  {height:.3g}", va="center", color=INK, fontsize=8)
+            place.text(height + extra, position, f"  {_readable(height)}", va="center", color=INK, fontsize=8)
         place.margins(x=0.14)
         place.set_title(name or str(document.get("benchmark", "")))
         place.set_xlabel("seconds, median and interquartile range" if value == "median" else value)
     return figure
+
+
+def _readable(value: float) -> str:
+    """A number as a reader expects it: 1,090 and not 1.09e+03."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .._check import fail, require
+from .._watch import CountWatch
 from ..data.batch import ImageBatch
 from ..views.candidates import CandidateViews
 from ..views.draw import own_generator
@@ -31,7 +32,7 @@ from .scale import blame_scale, patch_side, reduced, scoring_side
 from .scoring import Scoring
 from .search import refuse_local_pairs, selection_loss
 from .slots import checked_candidates, first_candidates, winners
-from .watch import NonfiniteWatch, mark
+from .watch import mark
 
 __all__ = ["HardPairSampler", "HardViews", "Scored"]
 
@@ -46,6 +47,12 @@ class _Choice:
     outputs: list[Output | None] | None = None
     teacher_outputs: list[Output | None] | None = None
     pixels: list[Tensor] | None = None
+
+
+_NONFINITE = (
+    "the loss of candidate pairs of {count} image(s) was not finite; such pairs are never chosen. "
+    "HardViews.nonfinite counts them; this is said once."
+)
 
 
 class HardPairSampler:
@@ -107,7 +114,7 @@ class HardPairSampler:
         self.generator = generator if generator is not None else own_generator()
         self.step = 0
         self.listeners: list[Callable[[HardViews | None], None]] = []
-        self._watch = NonfiniteWatch()
+        self._watch = CountWatch(_NONFINITE)
         self._memory = Memory()
         self._known: tuple[nn.Module, ...] | None = None
         self._patch: int | None = None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._check import fail, is_traced, readable, require, require_name
+from .._watch import CountWatch
 from ..data.batch import ImageBatch
 from ..ops import CenterCrop, Resize, batched, cpu, gpu
 from ..ops.crop import unit_of
@@ -88,6 +89,10 @@ class CandidateViews(nn.Module):
         self._needed = identities(self.slots)
         flips = {"RandomHorizontalFlip.applied": torch.tensor(False, device="cpu")} if pipelines else {}
         self._identities = flips | self._needed
+        self._outside = CountWatch(
+            "CandidateViews got images with {count} values outside [0, 1]: leave out Normalize (CandidateViews normalises last), "
+            "or divide by the largest value. This is said once."
+        )
         self._own = OwnGenerator()
 
     @classmethod
@@ -158,6 +163,8 @@ class CandidateViews(nn.Module):
             if isinstance(slot.recipe, ViewRecipe):
                 slot.recipe.require_channels(batch.channels)
         batch.require_unit_range(f"{call}(images)")
+        if batch.dtype.is_floating_point and not readable(batch.pixels) and not is_traced(batch.pixels):
+            self._outside.see(batch.outside_unit_range())
         render = self._renderer_of(batch)
         moved = params.to("cpu") if render is cpu.render else params.to(batch.device, non_blocking=True)
         with torch.autocast(batch.device.type, enabled=False):  # the views are the same in a caller's mixed precision
