@@ -240,7 +240,7 @@ def _is_constant(kernel: Any, name: str, value: Any) -> bool:
 def _is_aligned(kernel: Any, index: int, value: Any) -> bool:
     """Whether Triton takes a pointer or a number for a multiple of 16."""
     if isinstance(value, Tensor):
-        return True
+        return not kernel.params[index].do_not_specialize_on_alignment
     return isinstance(value, int) and value % 16 == 0 and not kernel.params[index].do_not_specialize
 
 

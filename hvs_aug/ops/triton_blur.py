@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .triton_kernel import device_function, launched, tl
-from .triton_pixels import PLACES, SIZES, finish
+from .triton_pixels import PLACES, SIZES, TABLES, finish
 
 __all__ = ["blur_pass", "blur_rows"]
 
@@ -62,7 +62,7 @@ def _blurred(
     return blurred
 
 
-@launched(varying=(*SIZES, *PLACES, "most"))
+@launched(varying=(*SIZES, *PLACES, "most"), tables=TABLES)
 def blur_rows(
     source: tl.tensor,
     source_stride: tl.tensor,
@@ -98,7 +98,7 @@ def blur_rows(
             tl.store(to + index * area + place, pixel[index], mask=is_inside)
 
 
-@launched(varying=(*SIZES, *PLACES, "most"))
+@launched(varying=(*SIZES, *PLACES, "most"), tables=TABLES)
 def blur_pass(
     source: tl.tensor,
     source_stride: tl.tensor,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .triton_kernel import device_function, launched, tl, unit_value
-from .triton_pixels import PLACES, SIZES, finish
+from .triton_pixels import PLACES, SIZES, TABLES, finish
 
 __all__ = ["COLUMNS", "LINES", "ROWS", "crop_pass"]
 
@@ -34,7 +34,7 @@ def _tap_range(index: tl.tensor, length: tl.tensor, size: tl.tensor, wide: tl.te
     return centre, first, last
 
 
-@launched(varying=(*SIZES, *PLACES, "column", "channel"))
+@launched(varying=(*SIZES, *PLACES, "column", "channel"), tables=TABLES)
 def crop_pass(
     values: tl.tensor,
     starts: tl.tensor,

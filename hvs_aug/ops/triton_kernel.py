@@ -66,11 +66,16 @@ def device_function(function: Function) -> Function:
     return made
 
 
-def launched(*, varying: tuple[str, ...]) -> Callable[[Function], Any]:
-    """Make a function a GPU kernel that can be launched. It is not compiled anew for each value of the arguments ``varying``."""
+def launched(*, varying: tuple[str, ...], tables: tuple[str, ...]) -> Callable[[Function], Any]:
+    """Make a function a GPU kernel that can be launched.
+
+    It is not compiled anew for each value of the arguments ``varying``, nor for where the memory of ``tables`` happens to start.
+    """
 
     def decorate(function: Function) -> Any:
-        return function if triton is None else triton.jit(function, do_not_specialize=list(varying))
+        if triton is None:
+            return function
+        return triton.jit(function, do_not_specialize=list(varying), do_not_specialize_on_alignment=list(tables))
 
     return decorate
 

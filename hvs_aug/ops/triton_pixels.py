@@ -14,10 +14,13 @@ from __future__ import annotations
 
 from .triton_kernel import device_function, launched, tl
 
-__all__ = ["BLOCK", "PLACES", "SIZES", "finish", "pixel_pass"]
+__all__ = ["BLOCK", "PLACES", "SIZES", "TABLES", "finish", "pixel_pass"]
 
 BLOCK = 1024
 """How many pixels of a view one program makes."""
+
+TABLES = ("starts", "boxes", "sigmas", "means", "sums")
+"""Arguments that hold a few values for each view, whose alignment does not matter."""
 
 SIZES = ("first", "views", "batch", "height", "width")
 PLACES = ("source_stride", "target_stride", "scratch_stride", "mean_tiles")
@@ -69,7 +72,7 @@ def finish(
         tl.store(sums + row * tiles + tile, tl.sum(tl.ravel(values), 0))
 
 
-@launched(varying=(*SIZES, *PLACES))
+@launched(varying=(*SIZES, *PLACES), tables=TABLES)
 def pixel_pass(
     source: tl.tensor,
     source_stride: tl.tensor,

@@ -266,8 +266,9 @@ class CandidateViews(nn.Module):
             pixels = image.to(torch.float32) * unit_of(image.dtype)
             for operation in self._prepares:
                 pixels = operation.prepare(pixels)
-            images.append(pixels)
-        return ImageBatch.pack(images)
+            images.append(pixels.permute(1, 2, 0).reshape(-1))
+        counts = torch.tensor([len(values) for values in images], dtype=torch.int64, device="cpu")
+        return ImageBatch(torch.cat(images), self._prepared_sizes(batch.sizes), counts.cumsum(0) - counts, batch.channels)
 
     def forward(self, images: ImageBatch | Tensor, generator: torch.Generator | None = None) -> tuple[list[Tensor], ViewParams]:
         """Draw and render: ``(transform(images, params), params)``."""

@@ -72,7 +72,7 @@ def compare_steps(
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(
     ("size", "sides"),
-    [(1, [(1, 1), (2, 12), (5, 3)]), ((31, 9), [(1, 30), (7, 9), (31, 50), (170, 2)]), (40, [(40, 40), (13, 120)])],
+    [(1, [(1, 1), (2, 12), (5, 3)]), ((31, 9), [(1, 30), (7, 9), (31, 50), (170, 2)]), (40, [(40, 40), (120, 13)])],
 )
 def test_crop_of_any_size_with_any_number_of_taps(
     interpolation: str, size: int | tuple[int, int], sides: list[tuple[int, int]]
@@ -247,10 +247,10 @@ def test_dtypes_and_layouts(dtype: torch.dtype, channels_last: bool, last: str) 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_two_parts_are_the_same_as_one(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     slot = ViewSlot(preset_slots("simclr", 64)[0].recipe.replace(ops.GaussianBlur, p=1.0), candidates=2)
-    images = ImageBatch.of(levels(3, 3, 20, 24))
+    images = ImageBatch.of(levels(3, 3, 10, 12))
     params = CandidateViews(slot).make_params(images, torch.Generator().manual_seed(0))
     drawn = {name: params.draws(name) for name, _ in slot.recipe.steps}
-    plan = slot.recipe.plan(0.25)
+    plan = slot.recipe.plan(0.125)
     one = render(images, params.boxes, drawn, plan, dtype=dtype)
     monkeypatch.setattr(gpu, "_WHOLE_BYTES", 0)
     assert torch.equal(render(images, params.boxes, drawn, plan, dtype=dtype), one)
@@ -266,7 +266,7 @@ def test_no_views_and_no_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "scale"), [("simclr", 224, 1.0), ("dino", 64, 0.5), ("simsiam", 64, 0.5), ("byol", 32, 1.0)]
+    ("name", "size", "scale"), [("simclr", 224, 1.0), ("dino", 64, 0.25), ("simsiam", 64, 0.25), ("byol", 16, 1.0)]
 )
 def test_presets(name: str, size: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     slots = [replace(slot, candidates=1, select=1) for slot in preset_slots(name, size)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hvs_aug import CandidateViews, ImageBatch
+from hvs_aug import CandidateViews, ImageBatch, ViewRecipe, ViewSlot, ops
 from hvs_aug.ops import gpu
 from hvs_aug.views.presets import PRESETS
 
@@ -38,6 +38,14 @@ def test_presets_at_full_size_on_the_device(name: str) -> None:
         rendered = views.transform(batch.to("cuda"), params)
     for one, other in zip(rendered, definition.transform(batch.to("cuda"), params), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5 / 0.22, rtol=0)
+
+
+def test_images_on_the_device_are_resized_before_the_crop() -> None:
+    recipe = ViewRecipe(96, [ops.Resize(128), ops.CenterCrop(120), ops.RandomResizedCrop()])
+    views, batch = CandidateViews(ViewSlot(recipe)), photographs()
+    params = views.make_params(batch, seeded())
+    (rendered,), (expected,) = views.transform(batch.to("cuda"), params), views.transform(batch, params)
+    torch.testing.assert_close(rendered.cpu(), expected, atol=1e-4, rtol=0)  # torch resizes otherwise on a GPU
 
 
 def test_the_same_bits_whatever_the_settings() -> None:
