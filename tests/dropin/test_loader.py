@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
+from hvs_aug import ops
 from hvs_aug._check import HVSError
 from hvs_aug.data.batch import ImageBatch
 from hvs_aug.data.collate import collate_images
@@ -19,7 +20,7 @@ from hvs_aug.views.recipe import ViewRecipe, ViewSlot
 
 from .photographs import photographs
 
-SLOT = ViewSlot(ViewRecipe(size=16, flip_prob=0.5), candidates=4, select=2)
+SLOT = ViewSlot(ViewRecipe(16, [ops.RandomResizedCrop(), ops.RandomHorizontalFlip()]), candidates=4, select=2)
 
 
 class Photographs(Dataset[Any]):
