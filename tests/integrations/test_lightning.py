@@ -92,8 +92,9 @@ def loader() -> Any:
     return DataLoader(Photographs(), batch_size=4, collate_fn=collate_images)
 
 
-def make_sampler(module: nn.Module) -> HardPairSampler:
-    return HardPairSampler(module, NTXentLoss(temperature=0.2), pairs())
+def make_sampler(module: Any) -> HardPairSampler:
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    return HardPairSampler(module, NTXentLoss(temperature=0.2), pairs(), generator=torch.Generator().manual_seed(rank))
 
 
 def trainer(folder: Path, callback: Any, **options: Any) -> Trainer:
@@ -112,7 +113,7 @@ def test_two_epochs(tmp_path: Path) -> None:
     assert hard.last.indices.shape == (2, 4) and hard.last.loss.isfinite().all()
     assert len(module.validated) == 8 and all(isinstance(batch[0], ImageBatch) for batch in module.validated)
     assert "on_after_batch_transfer" not in vars(module) and "convert_input" not in vars(fitted.precision_plugin)
-    expected = HardPairSampler(SimCLR(), NTXentLoss(temperature=0.2), pairs())
+    expected = make_sampler(SimCLR())
     assert torch.equal(torch.cat(expected(next(iter(loader()))[0]).views), module.seen[0])
 
 
@@ -142,12 +143,12 @@ def test_scoring_is_in_the_trainers_precision(tmp_path: Path) -> None:
 
 def test_a_module_in_half_precision(tmp_path: Path) -> None:
     def casting(module: Any) -> HardPairSampler:
-        return HardPairSampler(lambda pixels: module(pixels.to(module.dtype)), NTXentLoss(temperature=0.2), pairs())
+        return make_sampler(lambda pixels: module(pixels.to(module.dtype)))
 
     module, hard = SimCLR(), hard_view_selection(casting)
     trainer(tmp_path, hard, max_steps=1, precision="bf16-true").fit(module, loader())
     assert hard.last.outputs[0].dtype == module.seen[0].dtype == torch.bfloat16 and module.labels.dtype == torch.int64
-    expected = HardPairSampler(SimCLR().to(torch.bfloat16), NTXentLoss(temperature=0.2), pairs())
+    expected = make_sampler(SimCLR().to(torch.bfloat16))
     drawn = expected.views.make_params(next(iter(loader()))[0], expected.generator)
     assert torch.equal(hard.last.params.boxes, drawn.select(hard.last.indices, [0, 0]).boxes)
     assert torch.equal(torch.cat(hard.last.views).to(torch.bfloat16), module.seen[0]) and hard.last.views[0].dtype == torch.float32

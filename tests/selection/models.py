@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hvs_aug.ops import RandomHorizontalFlip, RandomResizedCrop
 from hvs_aug.views.candidates import CandidateViews
 from hvs_aug.views.recipe import ViewRecipe, ViewSlot
 
@@ -97,7 +98,7 @@ class SmallTransformer(nn.Module):
 
 def slot(size: int = 16, candidates: int = 4, select: int = 2, **options: Any) -> ViewSlot:
     """A slot whose views differ a lot."""
-    return ViewSlot(ViewRecipe(size=size, scale=(0.1, 1.0), flip_prob=0.5), candidates, select, **options)
+    return ViewSlot(ViewRecipe(size, [RandomResizedCrop(scale=(0.1, 1.0)), RandomHorizontalFlip()]), candidates, select, **options)
 
 
 def pairs(candidates: int = 4, size: int = 16) -> CandidateViews:
