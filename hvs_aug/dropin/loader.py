@@ -254,7 +254,8 @@ def _require_own_share(loader: Any) -> None:
     if type(sampler) in (RandomSampler, SequentialSampler):
         processes = distributed.get_world_size()
         hint = (
-            "DataLoader(..., sampler=torch.utils.data.DistributedSampler(dataset)); a sampler class of your own is taken as it is."
+            "DataLoader(..., sampler=torch.utils.data.DistributedSampler(dataset)), or wrap what "
+            "accelerator.prepare(loader) returned; a sampler class of your own is taken as it is."
         )
         expected = f"a DataLoader that reads a share of the data in each of {processes} processes"
         fail("HardViewLoader(loader)", expected, f"one with a {type(sampler).__name__}, which reads all of it", hint)
