@@ -8,11 +8,15 @@ from typing import Any, SupportsIndex, overload
 
 import torch
 from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from .._check import HVSError, describe, fail, require
 from ..data.batch import ImageBatch
 from ..selection.reached import find_modules
 from ..selection.sampler import HardPairSampler, HardViews
+from ..selection.slots import slot_rows
+from ..views.trace import mapped
+from .stand_in import Layout, RawBatch
 
 __all__ = ["HardViewLoader", "ViewIndexError", "ViewList"]
 
@@ -59,12 +63,14 @@ class HardViewLoader:
         sampler: chooses the views; kept as ``.hard_pairs``.
         device: where the views are made; by default that of the sampler's model.
         batch_format: a function ``(hard_views, batch)`` that makes the batch to yield, for loops that want another structure.
+        layout, collate_fn: how :func:`hvs_aug.wrap` says what its workers send.
 
     Attributes:
-        last: the HardViews of the batch that was yielded last.
+        last: the HardViews of the batch that was yielded last. Where the user's own transform made the candidates,
+            ``last.extras["seed"]`` has the seeds of the winners (:func:`hvs_aug.dropin.stand_in.replay`).
 
     Raises:
-        HVSError: if a batch holds no raw images.
+        HVSError: if a batch holds no raw images; if each of several processes would read all of the data.
     """
 
     def __init__(
@@ -73,14 +79,23 @@ class HardViewLoader:
         sampler: HardPairSampler,
         device: torch.device | str | None = None,
         batch_format: Callable[[HardViews, Any], Any] | None = None,
+        *,
+        layout: Layout | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
         require(isinstance(loader, Iterable), "HardViewLoader(loader)", "an iterable of batches", loader)
         require(isinstance(sampler, HardPairSampler), "HardViewLoader(sampler)", "a HardPairSampler", sampler)
         self.loader: Any = loader
         self.hard_pairs = sampler
-        self.device = _model_device(sampler) if device is None else torch.device(device)
+        self._device = None if device is None else torch.device(device)
+        self._layout, self._collate_fn = layout, collate_fn
         self.batch_format = batch_format
         self.last: HardViews | None = None
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the views are made: that of the model as it is now, unless one was given."""
+        return _model_device(self.hard_pairs) if self._device is None else self._device
 
     def __len__(self) -> int:
         """The inner loader's number of batches; TypeError where it has none."""
@@ -92,6 +107,7 @@ class HardViewLoader:
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[Any]:
+        _require_own_share(self.loader)
         if self.device is None or self.device.type != "cuda":
             for batch in self._moved():
                 yield self.choose(batch)
@@ -113,6 +129,9 @@ class HardViewLoader:
         make_stream: Any = torch.cuda.Stream
         stream = make_stream(device) if device is not None and device.type == "cuda" else None
         for number, batch in enumerate(self.loader):
+            if isinstance(batch, RawBatch):
+                yield self._moved_whole(batch, device, stream)
+                continue
             key = _locate(batch)
             if number == 0:
                 _require_raw(_images(batch, key))
@@ -127,8 +146,23 @@ class HardViewLoader:
                 _pixels(_images(moved, key)).record_stream(current)
             yield moved
 
+    def _moved_whole(self, batch: RawBatch, device: torch.device | None, stream: Any) -> RawBatch:
+        if device is None:
+            return batch
+        with torch.cuda.stream(stream):
+            moved = batch.to(device, non_blocking=True)
+        if stream is not None:
+            current = torch.cuda.current_stream(device)
+            current.wait_stream(stream)
+            parts = [] if moved.images is None else [moved.images.pixels]
+            for value in (*parts, *moved.candidates, *(view for views in moved.following.values() for view in views)):
+                value.record_stream(current)
+        return moved
+
     def choose(self, batch: Any) -> Any:
         """Make of one batch of raw images, on the device already, the batch that iteration yields."""
+        if isinstance(batch, RawBatch):
+            return self._chosen(batch)
         key = _locate(batch)
         places = self._extra_places(batch, key)
         extras = {name: torch.stack(list(batch[place])) for name, place in places.items()}
@@ -139,6 +173,48 @@ class HardViewLoader:
         for name, place in places.items():
             formatted = _replaced(formatted, place, partial(_unbind, views.extras[name]))
         return formatted
+
+    def _chosen(self, batch: RawBatch) -> Any:
+        """The same of a batch of :func:`hvs_aug.wrap`: each view where the transform's stood, in collated or single samples."""
+        layout = self._layout
+        assert layout is not None
+        names: Sequence[str] = getattr(self.hard_pairs.loss, "model_extras", ())
+        holder = _common(batch.places) if names else None
+        places = self._extra_places(batch.rest, holder[0] if holder else None) if names and batch.is_collated else {}
+        extras = {name: torch.stack(list(batch.rest[place])) for name, place in places.items()}
+        if batch.images is not None:
+            hard = self.hard_pairs(batch.images, extras or None)
+        else:
+            assert batch.seeds is not None
+            hard = self.hard_pairs.select(batch.candidates, {"seed": batch.seeds})
+        self.last = hard
+        order = [number for numbers in layout.views for number in numbers]
+        views = dict(zip(order, hard.views, strict=True)) | self._following(batch, hard)
+        if holder is not None:
+            formatted = _at(batch.rest, holder, lambda _: ViewList(hard.views))
+            for name, place in places.items():
+                formatted = _replaced(formatted, place, partial(_unbind, hard.extras[name]))
+        elif batch.is_collated:
+            formatted = _with_views(batch.rest, batch.places, views)
+        else:
+            assert self._collate_fn is not None
+            samples = []
+            for row, sample in enumerate(batch.rest):
+                samples.append(_with_views(sample, batch.places, {number: view[row] for number, view in views.items()}))
+            formatted = self._collate_fn(samples)
+        return formatted if self.batch_format is None else self.batch_format(hard, formatted)
+
+    def _following(self, batch: RawBatch, hard: HardViews) -> dict[int, Tensor]:
+        """The views that share a draw with a winner."""
+        layout = self._layout
+        assert layout is not None
+        rows = slot_rows(layout.slots, hard.indices)
+        draws = {numbers[0]: chosen[0] for numbers, chosen in zip(layout.views, rows, strict=True)}
+        found = {}
+        for number, leader in layout.follows.items():
+            made = torch.stack(batch.following[number])
+            found[number] = made[draws[leader], torch.arange(made.shape[1], device=made.device)]
+        return found
 
     def _extra_places(self, batch: Any, key: Any) -> dict[str, Any]:
         """Where the batch has what the loss passes to the model, by name: lists with one tensor for each global candidate."""
@@ -163,6 +239,57 @@ class HardViewLoader:
                 "the dataset draws one for each view that its transform returns; with hvs_aug.wrap, one for each candidate.",
             )
         return dict(zip(names, places, strict=False))
+
+
+def _require_own_share(loader: Any) -> None:
+    """Refuse a loader that would give every one of several processes all of the data."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return
+    sampler: Any = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
+    while type(sampler) is BatchSampler:
+        sampler = sampler.sampler
+    if type(sampler) in (RandomSampler, SequentialSampler):
+        processes = distributed.get_world_size()
+        hint = (
+            "DataLoader(..., sampler=torch.utils.data.DistributedSampler(dataset)), or wrap what "
+            "accelerator.prepare(loader) returned; a sampler class of your own is taken as it is."
+        )
+        expected = f"a DataLoader that reads a share of the data in each of {processes} processes"
+        fail("HardViewLoader(loader)", expected, f"one with a {type(sampler).__name__}, which reads all of it", hint)
+
+
+def _with_views(batch: Any, places: Mapping[Any, int], views: Mapping[int, Any]) -> Any:
+    """The batch, or sample, with views in their places; a list of nothing but views says how many there are."""
+    chosen = {id(view) for view in views.values()}
+    filled = mapped(batch, lambda path, leaf: views[places[path]] if path in places else leaf)
+    return _listed(filled, chosen)
+
+
+def _listed(value: Any, chosen: set[int]) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _listed(inner, chosen) for name, inner in value.items()}
+    if type(value) in (list, tuple):
+        parts = [_listed(inner, chosen) for inner in value]
+        is_views = len(parts) > 0 and all(id(part) in chosen for part in parts)
+        return ViewList(parts) if is_views and isinstance(value, list) else type(value)(parts)
+    return value
+
+
+def _common(places: Mapping[Any, int]) -> tuple[Any, ...]:
+    """The path of what holds all of the views."""
+    paths = list(places)
+    common = paths[0][:-1]
+    return common if all(path[: len(common)] == common for path in paths) else ()
+
+
+def _at(batch: Any, path: tuple[Any, ...], function: Callable[[Any], Any]) -> Any:
+    """The batch with what stands at a path passed through the function."""
+    if not path:
+        return function(batch)
+    return _replaced(batch, path[0], lambda inner: _at(inner, path[1:], function))
 
 
 def _model_device(sampler: HardPairSampler) -> torch.device | None:

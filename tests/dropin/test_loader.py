@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
+from hvs_aug import ops
 from hvs_aug._check import HVSError
 from hvs_aug.data.batch import ImageBatch
 from hvs_aug.data.collate import collate_images
 from hvs_aug.dropin.loader import HardViewLoader, ViewIndexError, ViewList
-from hvs_aug.ops import RandomHorizontalFlip, RandomResizedCrop
 from hvs_aug.selection.losses import NTXentLoss
 from hvs_aug.selection.sampler import HardPairSampler, HardViews
 from hvs_aug.views.recipe import ViewRecipe, ViewSlot
 
 from .photographs import photographs
 
-SLOT = ViewSlot(ViewRecipe(16, [RandomResizedCrop(), RandomHorizontalFlip()]), candidates=4, select=2)
+SLOT = ViewSlot(ViewRecipe(16, [ops.RandomResizedCrop(), ops.RandomHorizontalFlip()]), candidates=4, select=2)
 
 
 class Photographs(Dataset[Any]):

@@ -63,7 +63,7 @@ REPOS = [
         "--log-every-n-steps 1",
         "simclr.py",
         "train",
-        3,
+        4,
     ),
     Repo(
         "ibot",

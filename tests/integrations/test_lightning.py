@@ -17,7 +17,6 @@ from hvs_aug.data.collate import collate_images
 from hvs_aug.integrations.lightning import hard_view_selection
 from hvs_aug.selection.losses import NTXentLoss
 from hvs_aug.selection.sampler import HardPairSampler
-from hvs_aug.views.draw import seeded
 
 from ..distributed.processes import Processes
 from ..dropin.photographs import photographs, save_photographs
@@ -93,13 +92,9 @@ def loader() -> Any:
     return DataLoader(Photographs(), batch_size=4, collate_fn=collate_images)
 
 
-def own_draws() -> torch.Generator:
-    """A generator that repeats in a process, and differs between ranks."""
-    return seeded("test_lightning", int(os.environ.get("RANK", "0")))
-
-
-def make_sampler(module: nn.Module) -> HardPairSampler:
-    return HardPairSampler(module, NTXentLoss(temperature=0.2), pairs(), generator=own_draws())
+def make_sampler(module: Any) -> HardPairSampler:
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    return HardPairSampler(module, NTXentLoss(temperature=0.2), pairs(), generator=torch.Generator().manual_seed(rank))
 
 
 def trainer(folder: Path, callback: Any, **options: Any) -> Trainer:
@@ -148,8 +143,7 @@ def test_scoring_is_in_the_trainers_precision(tmp_path: Path) -> None:
 
 def test_a_module_in_half_precision(tmp_path: Path) -> None:
     def casting(module: Any) -> HardPairSampler:
-        loss = NTXentLoss(temperature=0.2)
-        return HardPairSampler(lambda pixels: module(pixels.to(module.dtype)), loss, pairs(), generator=own_draws())
+        return make_sampler(lambda pixels: module(pixels.to(module.dtype)))
 
     module, hard = SimCLR(), hard_view_selection(casting)
     trainer(tmp_path, hard, max_steps=1, precision="bf16-true").fit(module, loader())
