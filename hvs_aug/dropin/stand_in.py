@@ -17,7 +17,7 @@ from .._check import describe, fail
 from ..data.batch import ImageBatch
 from ..data.collate import collate_images
 from ..views.recipe import ViewSlot
-from ..views.trace import Path, is_image, is_view, kept_random_state, leaves, mapped
+from ..views.trace import Path, is_constant, is_image, is_view, kept_random_state, leaves, mapped
 
 __all__ = ["Collate", "Layout", "OwnTransform", "RawBatch", "RawTransform", "Stand", "image_in", "replay"]
 
@@ -82,7 +82,9 @@ class RawTransform(_InItsPlace):
     def __call__(self, image: Any, *_: Any, **__: Any) -> Any:
         pixels = _raw_pixels(image, self.shapes[0][0])
 
-        def stand(_: Path, number: int) -> Stand:
+        def stand(_: Path, number: Any) -> Any:
+            if is_constant(number):
+                return number
             return Stand.of(torch.empty(self.shapes[max(number, 0)], device="meta"), pixels, number)
 
         return mapped(self.structure, stand)

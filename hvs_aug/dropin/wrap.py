@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
@@ -23,7 +24,7 @@ from ..selection.sampler import HardPairSampler, HardViews
 from ..selection.scoring import Scoring
 from ..views.convert import Role, convert, returned_views, with_candidates
 from ..views.recipe import ViewSlot
-from ..views.trace import Returned, ReturnedView, kept_random_state, probe_like
+from ..views.trace import Returned, ReturnedView, is_view, kept_random_state, leaves, probe_like
 from .dataset import Call, called, swapped, transforms_of
 from .loader import HardViewLoader
 from .stand_in import Collate, Layout, OwnTransform, RawTransform, image_in
@@ -331,6 +332,7 @@ class _Reader:
 
     def _own(self, returned: Returned, found: tuple[Any, ...]) -> _Reading:
         """Slots of the views that the transform returns, those of one part together, each drawn several times."""
+        self._require_apart(returned)
         first = returned.views[0].shape
         groups: list[tuple[Any, Role, list[int]]] = []
         follows = {number: view.follows for number, view in enumerate(returned.views) if view.follows is not None}
@@ -360,6 +362,19 @@ class _Reader:
         collate = Collate(layout, len(returned.views), first[0], self.max_side, self.collates)
         return _Reading(layout, found, swaps, collate)
 
+    def _require_apart(self, returned: Returned) -> None:
+        """Fail if views of different draws would not go together."""
+        transform = self.calls[0].part
+        hint = "choose among whole draws yourself: sampler.select(candidates)."
+        leading = sum(view.follows is None for view in returned.views)
+        require(leading > 1, _CALL, "a transform that draws at least two of its views apart", transform, hint)
+        if not returned.has_others:
+            return
+        probe = probe_like(self.example)
+        first, second = ([leaf for _, leaf in leaves(transform(probe)) if not is_view(leaf)] for _ in range(2))
+        alike = len(first) == len(second) and all(map(_is_same, first, second))
+        require(alike, _CALL, "a transform whose other values do not depend on what it draws for its views", transform, hint)
+
     def _run_through(self, reading: _Reading) -> None:
         """Read one sample as the workers will, so that what cannot work is refused now."""
         if self.is_stream:
@@ -373,6 +388,12 @@ class _Reader:
             hint = "views='own' lets the dataset go on with real views; HardViewLoader takes a loader of raw images."
             expected = "a dataset that hands its views on as they are"
             fail(_CALL, expected, f"{type(self.dataset).__name__}, in which {type(error).__name__} is raised: {error}", hint)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, (Tensor, np.ndarray)):
+        return one.shape == other.shape and bool((one == other).all())
+    return one is other or bool(one == other)
 
 
 def _warn(reason: HVSError, layout: Layout, seconds: float) -> None:

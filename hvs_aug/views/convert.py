@@ -107,7 +107,7 @@ def returned_views(transform: Any, example: Any = None) -> Returned | None:
         return None
     for probe in _probes(example):
         try:
-            returned = trace(transform, probe, _has_converter, _draws)
+            returned = trace(transform, probe, _Parts())
         except Exception:  # it may fail in any way on another kind of image than its own
             continue
         return returned if len(returned.views) > 1 else None
@@ -274,13 +274,25 @@ def _counts(candidates: int | Sequence[int], selects: Sequence[int], multi_crop:
     return shared
 
 
-def _draws(part: Any) -> bool:
-    """Whether a transform draws something; if it cannot be read, it may."""
-    try:
-        found = _operations(part, _Pixels())
-    except HVSError:
-        return True
-    return any(operation.identity or isinstance(operation, (ops.RandomResizedCrop, Group)) for operation in found)
+class _Parts:
+    """What the converters know of the parts of a transform."""
+
+    def is_known(self, part: Any) -> bool:
+        return _has_converter(part)
+
+    def draws(self, part: Any) -> bool:
+        found = self._operations(part)
+        kinds = (ops.RandomResizedCrop, Group)
+        return found is None or any(operation.identity or isinstance(operation, kinds) for operation in found)
+
+    def does_nothing(self, part: Any) -> bool:
+        return self._operations(part) == []
+
+    def _operations(self, part: Any) -> list[Operation] | None:
+        try:
+            return _operations(part, _Pixels())
+        except HVSError:
+            return None
 
 
 def _traced_views(transform: Any, returned: Returned) -> list[_View]:

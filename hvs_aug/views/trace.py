@@ -11,14 +11,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["Returned", "ReturnedView", "is_view", "kept_random_state", "leaves", "mapped", "probe_like", "trace"]
+__all__ = [
+    "Parts",
+    "Returned",
+    "ReturnedView",
+    "is_constant",
+    "is_view",
+    "kept_random_state",
+    "leaves",
+    "mapped",
+    "probe_like",
+    "trace",
+]
 
 Path: TypeAlias = "tuple[Any, ...]"
 Role: TypeAlias = Literal["global", "local"]
@@ -54,7 +65,7 @@ class Returned:
     Attributes:
         views: in the order in which they stand.
         structure: what was returned, with the index of a view in the place of each.
-        has_others: whether it holds more than views: values that only a run of the transform gives.
+        has_others: whether it holds more than views and constants: values that only a run of the transform gives.
     """
 
     views: tuple[ReturnedView, ...]
@@ -62,24 +73,46 @@ class Returned:
     has_others: bool
 
 
-def trace(transform: Callable[[Any], Any], probe: Any, is_part: Callable[[Any], bool], draws: Callable[[Any], bool]) -> Returned:
+def trace(transform: Callable[[Any], Any], probe: Any, parts: Parts) -> Returned:
     """Run a transform on a probe and see which views it returns, and of what parts.
+
+    Parts that can be read are looked for first; where these do not make all views, any object that makes an image of an image
+    is a part, so that it is known which views come of the same one.
 
     Args:
         transform: any callable.
         probe: what the dataset gives it: an image, or a structure that holds one.
-        is_part: whether an object is a transform whose calls are recorded; what it calls itself is not looked at.
-        draws: whether such a transform draws something, so that views that share a call of it are not independent.
     """
     with kept_random_state(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for _ in range(_TRIES):
-            returned, calls = _recorded(transform, probe, is_part)
-            if all(given is not made for _, given, made in calls):
-                break
-        else:
-            calls = []
-    return _read(transform, probe, returned, calls, draws)
+        found = _traced(transform, probe, parts, parts.is_known)
+        if any(view.pipeline is None for view in found.views):
+            found = _traced(transform, probe, parts, lambda part: True)
+    return found
+
+
+class Parts(Protocol):
+    """What is known of the transforms that a transform holds."""
+
+    def is_known(self, part: Any) -> bool:
+        """Whether it can be read."""
+
+    def draws(self, part: Any) -> bool:
+        """Whether it draws something, so that views which share a call of it are not independent."""
+
+    def does_nothing(self, part: Any) -> bool:
+        """Whether it returns what it gets."""
+
+
+def _traced(transform: Any, probe: Any, parts: Parts, is_part: Callable[[Any], bool]) -> Returned:
+    for _ in range(_TRIES):
+        returned, calls = _recorded(transform, probe, is_part)
+        calls = [call for call in calls if not (call[1] is call[2] and parts.does_nothing(call[0]))]
+        if all(given is not made for _, given, made in calls):
+            break
+    else:
+        calls = []
+    return _read(transform, probe, returned, calls, parts.draws)
 
 
 def is_view(value: Any) -> bool:
@@ -91,6 +124,11 @@ def is_image(value: Any) -> bool:
     """Whether a value is an image as a dataset holds it."""
     is_array = isinstance(value, (np.ndarray, Tensor)) and value.ndim in (2, 3)
     return isinstance(value, Image.Image) or is_array
+
+
+def is_constant(value: Any) -> bool:
+    """Whether a value that stands beside views says something of the transform, and not of the image."""
+    return value is None or isinstance(value, (bool, str))
 
 
 def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -182,21 +220,25 @@ _Call: TypeAlias = "tuple[Any, Any, Any]"  # a part, what it got, what it return
 
 
 def _recorded(transform: Any, probe: Any, is_part: Callable[[Any], bool]) -> tuple[Any, list[_Call]]:
-    """Run the transform and record the calls of its parts, which it may hold in any way."""
-    calls: list[_Call] = []
-    inside: list[tuple[types.FrameType, Any, Any]] = []
+    """Run the transform and record the calls of its parts, which it may hold in any way; not what a part calls itself."""
+    ended: list[tuple[int, int, _Call]] = []  # when it began and ended, in calls seen
+    inside: list[tuple[types.FrameType, Any, Any, int]] = []
+    seen = 0
 
     def watch(frame: types.FrameType, event: str, value: Any) -> None:
-        if inside:
-            if event == "return" and frame is inside[0][0]:
-                _, part, given = inside.pop()
-                calls.append((part, given, value))
+        nonlocal seen
+        if inside and event == "return" and frame is inside[-1][0]:
+            _, part, given, began = inside.pop()
+            if is_image(value):
+                ended.append((began, seen, (part, given, value)))
             return
         code = frame.f_code
         if event == "call" and code.co_name in ("__call__", "_wrapped_call_impl", "forward") and code.co_argcount:
             part = frame.f_locals[code.co_varnames[0]]
-            if part is not transform and is_part(part):
-                inside.append((frame, part, _first_argument(frame)))
+            given = _first_argument(frame)
+            if part is not transform and is_image(given) and is_part(part):
+                seen += 1
+                inside.append((frame, part, given, seen))
 
     def run() -> Any:
         sys.setprofile(watch)  # of this thread only
@@ -207,7 +249,14 @@ def _recorded(transform: Any, probe: Any, is_part: Callable[[Any], bool]) -> tup
 
     # In a thread of its own, so that a profiler of the caller's is left alone.
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(run).result(), calls
+        returned = pool.submit(run).result()
+    calls: list[_Call] = []
+    until = 0
+    for began, end, call in sorted(ended, key=lambda entry: entry[0]):
+        if began > until:  # else it was called by the one before
+            calls.append(call)
+            until = end
+    return returned, calls
 
 
 def _first_argument(frame: types.FrameType) -> Any:
@@ -235,7 +284,7 @@ def _read(transform: Any, probe: Any, returned: Any, calls: list[_Call], draws: 
             paths.setdefault(id(leaf), []).append(path)
             tensors[id(leaf)] = leaf
         else:
-            has_others = True
+            has_others = has_others or not is_constant(leaf)
     views: list[ReturnedView] = []
     histories: list[tuple[int, ...] | None] = []
     for key, places in paths.items():

@@ -269,6 +269,45 @@ def test_a_view_that_shares_a_crop_follows_the_one_that_was_chosen() -> None:
             torch.testing.assert_close(ours, 1 - teachers, atol=1e-6, rtol=0)
 
 
+def test_views_of_different_draws_that_do_not_go_together_are_refused() -> None:
+    jitter = transforms.ColorJitter(0.4)
+
+    def jittered_once(image: Image.Image) -> list[Tensor]:
+        image = jitter(image)
+        return [UNKNOWN(image), UNKNOWN(image)]
+
+    with pytest.raises(HVSError, match="draws at least two of its views apart, got function"):
+        wrapped(Photographs(jittered_once), views="own")
+
+    def with_offsets(image: Image.Image) -> dict[str, Any]:
+        return {"views": [UNKNOWN(image), UNKNOWN(image)], "offset": random.random()}
+
+    with pytest.raises(HVSError, match="other values do not depend on what it draws for its views, got function"):
+        wrapped(Photographs(with_offsets), views="own")
+
+
+def test_parts_that_cannot_be_read_are_still_told_apart() -> None:
+    class Unreadable:
+        def __init__(self, size: int) -> None:
+            self.crop = transforms.RandomResizedCrop(size)
+
+        def __call__(self, image: Any) -> Tensor:
+            return transforms.functional.to_tensor(posterized_strangely(self.crop(image)))
+
+    large, small = Unreadable(16), Unreadable(8)
+    with pytest.warns(UserWarning, match="got Unreadable"):
+        hard = wrapped(Photographs(lambda image: [large(image), large(image), small(image), small(image)]))
+    assert [(slot.role, slot.candidates, slot.select) for slot in hard.hard_pairs.slots] == [("global", 4, 2), ("local", 4, 2)]
+
+
+def test_constants_beside_the_views_are_kept() -> None:
+    def flagged(image: Image.Image) -> dict[str, Any]:
+        return {"views": [VIEW(image), VIEW(image)], "weak": True, "name": "pair"}
+
+    batch = next(iter(wrapped(Photographs(flagged), views="converted")))[0]
+    assert batch["weak"].tolist() == [True] * 3 and batch["name"] == ["pair"] * 3 and len(batch["views"]) == 2
+
+
 def test_the_same_draws_for_a_seed_and_others_in_every_epoch() -> None:
     def epochs() -> list[Tensor]:
         torch.manual_seed(4)
