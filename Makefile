@@ -1,10 +1,10 @@
-# make demo | test | lint | bench: each sets up what it needs, once; a change of setup.cfg installs again.
+# make demo | test | lint | bench | gpu | mutants: each sets up what it needs, once; a change of setup.cfg installs again.
 PYTHON ?= python3
 VENV ?= .venv
-BENCHMARKS = $(basename $(notdir $(shell grep -l __main__ benchmarks/*.py)))
+BENCHMARKS = $(filter-out mutants,$(basename $(notdir $(shell grep -l __main__ benchmarks/*.py))))
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test lint bench
+.PHONY: demo test lint bench gpu mutants
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed-demo
@@ -21,6 +21,16 @@ lint: $(VENV)/installed-dev
 # Every benchmark, the long way; make bench FLAGS=--quick for a look, BENCHMARKS=augmentation for one.
 bench: $(VENV)/installed-bench
 	set -e; for name in $(BENCHMARKS); do $(VENV)/bin/python -m benchmarks.$$name $(FLAGS); done
+
+# What needs a GPU: every test marked so, and its benchmark. make gpu GPU_PYTHON=python3 takes an environment that is there already.
+GPU_PYTHON ?= $(VENV)/bin/python
+gpu: $(if $(filter $(VENV)/%,$(GPU_PYTHON)),$(VENV)/installed-dev)
+	$(GPU_PYTHON) -m pytest -m gpu tests
+	$(GPU_PYTHON) -m benchmarks.gpu $(FLAGS)
+
+# Small faults put into hvs_aug/selection one at a time: which of them no test notices. An hour or two; FLAGS="--files search" for one file.
+mutants: $(VENV)/installed-dev
+	$(VENV)/bin/python -m benchmarks.mutants $(FLAGS)
 
 $(VENV)/installed-%: setup.cfg
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)

@@ -1,7 +1,7 @@
 """How many views a second each library makes, on the same photographs, from the same ranges, with the same cores.
 
     python -m benchmarks.augmentation [--quick] [--data DIR] [--out FILE]
-    python -m benchmarks.augmentation --graph      # the batched schedule: kernels and bytes moved per view, without a GPU
+    python -m benchmarks.augmentation --draw      # the README's chart, from the file that is there
 
 Method: every round of a workload runs all contestants one after the other on the same photographs, the next ones of ``--data``;
 reported are medians over the rounds, and ratios of medians. Libraries that work on one PIL image or array at a time run in as
@@ -10,7 +10,8 @@ the others on that many threads. Ours includes collating and drawing. Kornia run
 used, of photographs brought to one size beforehand, untimed, since its crop takes no others; and on the views of one image at a
 time. ``crop_error`` is the mean difference, in gray levels, of a contestant's downscaled photographs from torchvision's
 antialiased resize in floating point: above 1, its views are another distribution, as are those of libraries that jitter every
-image of a batch in one order.
+image of a batch in one order. ``limit`` reads every source pixel of the crops once and writes every view once, on as many threads:
+no renderer on this machine can be faster.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numba
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -32,9 +37,10 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import resize
 
 from benchmarks import contestants
-from benchmarks.common import arguments, interleave, machine, summarise, table, write
-from hvs_aug import CandidateViews, collate_images
+from benchmarks.common import RESULTS, arguments, interleave, machine, summarise, table, write
+from hvs_aug import CandidateViews, ImageBatch, ViewRecipe, ViewSlot, collate_images
 from hvs_aug.data.decode import decode_image
+from hvs_aug.ops import RandomResizedCrop
 from hvs_aug.views.presets import preset_slots
 
 SIZES = {
@@ -54,8 +60,12 @@ def plan_of(workload: str) -> contestants.Plan:
     """SimCLR: 4 candidates; DINO: the 2 + 8 views that it trains on. Bilinear, which all of the libraries have."""
     name, size = SIZES[workload]
     if name == "dino":
-        return [(replace(slot.recipe, interpolation="bilinear"), slot.select) for slot in preset_slots(name, size)]
-    return [(replace(slot.recipe, interpolation="bilinear"), slot.candidates) for slot in preset_slots(name, size, 4)]
+        return [(bilinear(slot.recipe), slot.select) for slot in preset_slots(name, size)]
+    return [(bilinear(slot.recipe), slot.candidates) for slot in preset_slots(name, size, 4)]
+
+
+def bilinear(recipe: ViewRecipe) -> ViewRecipe:
+    return recipe.replace(RandomResizedCrop, interpolation="bilinear")
 
 
 def photographs(data: Path | None, count: int | None) -> list[bytes]:
@@ -161,6 +171,7 @@ def line_up(
     runs: dict[str, Any] = {
         "ours": run_batches(contestants.ours(plan), pixels, batch_size),
         "ours_from_jpeg": run_batches(contestants.ours(plan), files, batch_size),
+        "limit": run_batches(limit(plan, threads), pixels, batch_size),
     }
     for name, make in contestants.PER_IMAGE.items():
         if name == "lightly" and workload == "dino":
@@ -224,11 +235,9 @@ def shares_of_operations(decoded: list[Tensor]) -> list[dict[str, Any]]:
     full = CandidateViews(slot)
     params = full.make_params(batch, torch.Generator().manual_seed(0))
     contestants_: dict[str, Callable[[], object]] = {"all": lambda: full.transform(batch, params)}
-    for operation in slot.recipe.order:
-        order = tuple(name for name in slot.recipe.order if name != operation)
-        without = CandidateViews(replace(slot, recipe=replace(slot.recipe, order=order)))
-        drawn = without.make_params(batch, torch.Generator().manual_seed(0))
-        contestants_[f"without {operation}"] = lambda without=without, drawn=drawn: without.transform(batch, drawn)
+    for name, operation in slot.recipe.steps:
+        without = CandidateViews(replace(slot, recipe=slot.recipe.without(type(operation))))
+        contestants_[f"without {name}"] = lambda without=without: without.transform(batch, params)
     winners = params.select(torch.arange(2)[:, None].expand(2, len(batch)))
     contestants_["winners at 224, candidates at 112"] = lambda: (full.transform(batch, params, 0.5), full.transform(batch, winners))
     contestants_["drawing"] = lambda: full.make_params(batch)
@@ -249,7 +258,7 @@ def decoding(jpegs: list[bytes]) -> list[dict[str, Any]]:
 
     def ours() -> None:
         for jpeg in jpegs:
-            decode_image(jpeg)
+            decode_image(jpeg, max_side=1024)  # as collate_images does
 
     batch = collate_images(list(jpegs))
     seconds = interleave(
@@ -263,36 +272,62 @@ def decoding(jpegs: list[bytes]) -> list[dict[str, Any]]:
         {
             "workload": "bytes to the device per image",
             "contestant": "ours",
-            "bytes": batch.pixels.numel() / len(batch),
+            "bytes": batch.pixels.numel() * batch.pixels.element_size() / len(batch),
             "bytes_published": 4 * 3 * 224 * 224 * 4,
         }
     )
     return rows
 
 
-def graph_rows() -> list[dict[str, Any]]:
-    """Kernels launched and bytes moved by the batched schedule, counted on fake CUDA tensors, with the least that must move."""
-    from benchmarks.graph import count_kernels
+@numba.njit(nogil=True)
+def _read_and_write(values: Any, offsets: Any, rows: Any, channels: Any, boxes: Any, out: Any, start: Any, stop: Any) -> int:
+    """Read each byte of the boxes and write each value of the views; the sum keeps the reads from being left out."""
+    total = 0
+    for view in range(start, stop):
+        image = view % len(offsets)
+        top, left, height, width = boxes[view]
+        for y in range(top, top + height):
+            begin = offsets[image] + y * rows[image] + left * channels
+            line = values[begin : begin + width * channels]
+            for x in range(line.size):
+                total += line[x]
+        target = out[view]
+        for i in range(target.size):
+            target[i] = np.float32(0.5)
+    return total
 
-    rows = []
-    for workload in ("simclr224", "dino"):
-        name, size = SIZES[workload]
-        for slot in preset_slots(name, size, 4 if name == "simclr" else None):
-            rows.append({"workload": f"{workload} graph", "contestant": slot.name, **count_kernels(slot, images=64)})
-    return rows
+
+def limit(plan: contestants.Plan, threads: int) -> Callable[[Sequence[Tensor]], None]:
+    """The least that a renderer does, for the boxes that ours draws: every source pixel read once, every view written once."""
+    slots = [ViewSlot(recipe, candidates=count, select=1, name=f"view-{i}") for i, (recipe, count) in enumerate(plan)]
+    views = CandidateViews(slots)
+    pool = ThreadPoolExecutor(threads)
+
+    def run(images: Sequence[Tensor]) -> None:
+        batch = ImageBatch.pack(list(images))
+        params = views.make_params(batch)
+        for index, (recipe, _) in enumerate(plan):
+            boxes = params.of_slot(index).boxes.flatten(0, 1).numpy()
+            values = batch.channels * recipe.shape[0] * recipe.shape[1]
+            out = np.empty((len(boxes), values), np.float32)
+            layout = batch.layout()
+            flat = layout.values.numpy(), layout.offsets.numpy(), layout.rows.numpy(), batch.channels, boxes, out
+            edges = np.linspace(0, len(boxes), threads + 1).astype(int).tolist()
+            for task in [pool.submit(_read_and_write, *flat, *ends) for ends in itertools.pairwise(edges)]:
+                task.result()
+
+    return run
 
 
 def main() -> None:
     parser: argparse.ArgumentParser = arguments("augmentation", __doc__)
-    parser.add_argument("--graph", action="store_true", help="count the batched schedule's kernels and bytes instead")
+    parser.add_argument("--draw", action="store_true", help="draw the chart of the measured rows, and measure nothing")
     parser.add_argument("--workloads", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[16, 64])
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
-    if options.graph:
-        rows = graph_rows()
-        print(table(rows, ["workload", "contestant", "kernels", "bytes_per_view", "least_bytes_per_view"]))
-        write("augmentation_graph", {"images": 64}, rows, {}, options.out)
+    if options.draw:
+        draw(options.out or RESULTS / "augmentation.json")
         return
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
@@ -325,11 +360,44 @@ def main() -> None:
         del runs
         print(table([row for row in rows if row["workload"] == workload and row["batch"] == batch_size], COLUMNS))
         print(f"({time.perf_counter() - started:.0f} s)")
-    rows += shares_of_operations(decoded[:16]) + decoding(jpegs)
-    summary = ratios(rates, max(batch_sizes))
+    decodings = decoding(jpegs)
+    rows += shares_of_operations(decoded[:16]) + decodings
+    summary = ratios(rates, max(batch_sizes)) | of_decoding(decodings, rates, max(batch_sizes))
     print(table([{"ratio": key, "value": value} for key, value in summary.items()], ["ratio", "value"]))
     settings = {"photographs": len(jpegs), "per_round": per_round, "batch_sizes": batch_sizes, "threads": threads}
     write("augmentation", settings, rows, summary, options.out)
+
+
+TITLES = {"simclr224": "SimCLR, 224 pixels", "dino": "DINO, 2 x 224 and 8 x 96 pixels", "cifar32": "SimCLR, CIFAR-sized images"}
+NAMES = {
+    "limit": "read and write alone",
+    "ours": "hvs_aug",
+    "ours_from_jpeg": "hvs_aug, from JPEG",
+    "dali_from_jpeg": "DALI, from JPEG",
+    "torchvision_pil": "torchvision, PIL",
+    "torchvision_v2_threads": "torchvision v2",
+    "albumentations": "albumentations",
+    "lightly": "Lightly",
+    "kornia_batch": "Kornia, whole batches",
+    "kornia": "Kornia, image by image",
+    "torchaug": "torchaug",
+}
+"""What the chart calls workloads and contestants; of torchvision v2's two runs it shows the faster."""
+
+
+def draw(path: Path) -> None:
+    """Draw views a second of the largest batch, as ``path`` with the suffix .png."""
+    from hvs_aug.analysis.plots import bars
+
+    document = json.loads(path.read_text())
+    largest = max(row.get("batch", 0) for row in document["rows"])
+    rows = [
+        {"workload": TITLES[row["workload"]], "contestant": NAMES[row["contestant"]], "views a second": row["views_per_s"]}
+        for name in NAMES
+        for row in document["rows"]
+        if row.get("batch") == largest and row["contestant"] == name and row["workload"] in TITLES
+    ]
+    bars({"rows": rows}, value="views a second").savefig(path.with_suffix(".png"))
 
 
 COLUMNS = ["workload", "batch", "contestant", "views_per_s", "median", "iqr", "crop_error", "one_order_per_batch"]
@@ -351,6 +419,11 @@ def ratios(rates: dict[tuple[str, int, str], float], batch_size: int) -> dict[st
         "dino_vs_torchvision_pil": ("dino", "ours", "torchvision_pil"),
         "cifar32_vs_kornia": ("cifar32", "ours", "kornia_batch"),
         "cifar32_vs_kornia_image_by_image": ("cifar32", "ours", "kornia"),
+        "cifar32_vs_dali_cpu": ("cifar32", "ours", "dali_from_jpeg"),
+        "cifar32_vs_dali_cpu_from_jpeg": ("cifar32", "ours_from_jpeg", "dali_from_jpeg"),
+        "simclr32_vs_albumentations": ("simclr32", "ours", "albumentations"),
+        "simclr224_vs_limit": ("simclr224", "ours", "limit"),
+        "cifar32_vs_limit": ("cifar32", "ours", "limit"),
     }
     summary = {}
     for key, (workload, ours, other) in wanted.items():
@@ -358,6 +431,20 @@ def ratios(rates: dict[tuple[str, int, str], float], batch_size: int) -> dict[st
         if ours_rate is not None and other_rate is not None:
             summary[key] = ours_rate / other_rate
     return summary | {"threads": float(machine()["threads"])}
+
+
+def of_decoding(rows: Sequence[dict[str, Any]], rates: dict[tuple[str, int, str], float], batch_size: int) -> dict[str, float]:
+    """How much of a run from files is decoding, how fast images are collated against decoded, and what crosses to a device."""
+    per_second = {row["contestant"]: row["images_per_s"] for row in rows if "images_per_s" in row}
+    summary = {
+        "collated_vs_decoded": per_second["collate ours"] / per_second["decode ours"],
+        "bytes_to_device_per_image": rows[-1]["bytes"],
+    }
+    from_files = rates.get(("simclr224", batch_size, "ours_from_jpeg"))
+    from_pixels = rates.get(("simclr224", batch_size, "ours"))
+    if from_files is not None and from_pixels is not None:
+        summary["simclr224_decoding_share"] = 1 - from_files / from_pixels
+    return summary
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def require(condition: bool, call: str, expected: str, got: Any, hint: str | Non
 def require_fraction(value: float, call: str) -> None:
     """Fail unless the value is a number in [0, 1]."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
-        fail(call, "a number in [0, 1]", value)
+        fail(call, "a number in [0, 1]", describe(value))
 
 
 def require_name(name: str, known: Iterable[str], call: str) -> None:
@@ -74,6 +74,7 @@ def require_name(name: str, known: Iterable[str], call: str) -> None:
 
 def is_traced(*tensors: Tensor) -> bool:
     """Whether these tensors are traced by a compiler, or stand-ins (FakeTensor) that hold no values."""
+    # There is no public way to ask whether a FakeTensorMode is on.
     return torch.compiler.is_compiling() or torch._guards.detect_fake_mode(tensors) is not None
 
 

@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
     pretrain.add_argument("--workers", type=int, help="processes that decode images (default: by the number of cores)")
     pretrain.add_argument("--on-error", default="raise", metavar="skip|raise", help="at an image that does not decode")
+    pretrain.add_argument("--max-skipped", type=float, default=0.01, help="stop above this share of skipped images (default: 0.01)")
     pretrain.add_argument("--out", type=Path, help="folder for checkpoint, metrics and encoder (default: runs/METHOD)")
     pretrain.add_argument("--resume", action="store_true", help="continue the run in --out")
 
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--checkpoint", type=Path, help="of hvs-aug pretrain: frame the views that this model finds hardest")
     inspect.add_argument("--count", type=int, default=8, help="how many images (default: %(default)s)")
     inspect.add_argument("--seed", type=int, default=0)
+    inspect.add_argument("--on-error", default="raise", metavar="skip|raise", help="at an image that does not decode")
     inspect.add_argument("--out", type=Path, default=Path("runs/inspect"), help="folder (default: %(default)s)")
 
     benchmark = _command(commands, "benchmark", _benchmark, "measure what hard views cost on your machine, and what setting to use")
@@ -120,7 +122,8 @@ def _demo(arguments: argparse.Namespace) -> None:
 def _pretrain(arguments: argparse.Namespace) -> None:
     from ._check import fail, require
     from .data.raw_images import RawImages
-    from .pretraining.loop import CHECKPOINT, Pretraining, summarise
+    from .data.sources import printable
+    from .pretraining.loop import CHECKPOINT, SKIPPED, Pretraining, summarise
 
     _require_positive(arguments, "epochs", "batch_size", "candidates", "size", "every")
     out: Path = arguments.out if arguments.out is not None else Path("runs") / (arguments.method or "simclr")
@@ -128,6 +131,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     device, images = _device(arguments.device), RawImages(arguments.data, on_error=arguments.on_error)
     workers = arguments.workers if arguments.workers is not None else _default_workers()
     require(workers >= 0, "--workers", "a count of at least 0", workers)
+    require(0 <= arguments.max_skipped <= 1, "--max-skipped", "a share from 0 to 1", arguments.max_skipped)
     if arguments.resume:
         run = Pretraining.resume(checkpoint, images, device, workers)
         for name, given in _given_settings(arguments).items():
@@ -141,12 +145,10 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     settings = run.settings
     chosen = f"{run.views.candidates} candidates each" if settings.policy != "random" else "random views"
     print(f"{len(images)} images, {settings.method}, views of {settings.size} px, {chosen}, {run.total} steps of {run.batch_size}")
-    metrics = run.run(out)
+    metrics = run.run(out, max_skipped=arguments.max_skipped)
     if images.undecodable:
-        names = ", ".join([*images.undecodable[:3], *(["..."] if len(images.undecodable) > 3 else [])])
-        print(
-            f"left out {len(images.undecodable)} images that do not decode: {names}{', ...' if len(images.undecodable) > 3 else ''}"
-        )
+        first = printable(", ".join([*images.undecodable[:3], *(["..."] if len(images.undecodable) > 3 else [])]))
+        print(f"left out {len(images.undecodable)} images that do not decode: {first}; {out / SKIPPED} lists them")
     for line in summarise(metrics):
         print(line)
     print(f"wrote {checkpoint}, {out / 'encoder.safetensors'} and {out / 'metrics.jsonl'}")
@@ -176,7 +178,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
     _require_positive(arguments, "candidates", "size", "count")
     data = arguments.data[0] if len(arguments.data) == 1 else arguments.data
-    options: dict[str, Any] = {"count": arguments.count, "seed": arguments.seed}
+    options: dict[str, Any] = {"count": arguments.count, "seed": arguments.seed, "on_error": arguments.on_error}
     if arguments.checkpoint is None:
         options |= {"preset": arguments.preset, "candidates": arguments.candidates, "size": arguments.size or 224}
     else:

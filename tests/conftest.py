@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from hvs_aug.views import draw
 
 settings.register_profile("suite", derandomize=True, deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
@@ -14,6 +19,12 @@ settings.load_profile("suite")
 def _fixed_random_state() -> None:
     """The global random state, from which tests take weights and pixels; the library itself never touches it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A function after which modules are numbered, and so draw, as in a process that has made none."""
+    return lambda: monkeypatch.setattr(draw, "_numbers", itertools.count())
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -90,10 +90,17 @@ def test_an_image_that_does_not_decode(folder: Path, tmp_path: Path, capsys: pyt
     assert pretrain(folder, tmp_path / "raise") == 2
     error = capsys.readouterr().err
     assert ".jpg" in error and "Traceback" not in error and not (tmp_path / "raise").exists()
-    assert pretrain(folder, tmp_path / "skip", "--on-error", "skip") == 0
+    assert pretrain(folder, tmp_path / "skip", "--on-error", "skip", "--max-skipped", "0.5") == 0
     captured = capsys.readouterr()
     assert "left out 2 images that do not decode" in captured.out and "cut.jpg" in captured.out
     assert captured.err.startswith("warning: RawImages: ") and captured.err.count("\n") == 1  # the first one alone
+    listed = (tmp_path / "skip" / "skipped.txt").read_text().splitlines()
+    assert sorted(line.partition(": ")[0] for line in listed) == [str(folder / "cat" / name) for name in ("cut.jpg", "text.jpg")]
+    assert pretrain(folder, tmp_path / "many", "--on-error", "skip") == 2
+    error = capsys.readouterr().err
+    assert "at most 0.01 of 12 images that cannot be read, got " in error and "--max-skipped" in error
+    assert pretrain(folder, tmp_path / "many", "--max-skipped", "2") == 2
+    assert "--max-skipped: expected a share from 0 to 1" in capsys.readouterr().err
 
 
 def test_ctrl_c_says_where_the_checkpoint_is(
@@ -113,6 +120,19 @@ def test_ctrl_c_says_where_the_checkpoint_is(
     assert f"{out / 'checkpoint.safetensors'} holds the run, --resume continues it" in capsys.readouterr().err
     assert pretrain(folder, out, "--resume") == 0
     assert (out / "encoder.safetensors").exists()
+
+
+@pytest.mark.filterwarnings("default:RawImages")
+def test_inspect_leaves_out_what_does_not_decode(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "cat" / "text.jpg").write_text("no image")
+    arguments = ["inspect", "--data", str(folder), "--size", "32", "--count", "20", "--out", str(tmp_path / "sheet")]
+    assert cli.main(arguments) == 2
+    assert "text.jpg" in capsys.readouterr().err
+    assert cli.main([*arguments, "--on-error", "skip"]) == 0
+    assert "text.jpg is left out" in capsys.readouterr().err
+    assert "text.jpg" in (tmp_path / "sheet" / "contact_sheet.html").read_text()
+    assert cli.main([*arguments, "--on-error", "ignore"]) == 2
+    assert "RawImages(on_error)" in capsys.readouterr().err
 
 
 def test_inspect_draws_a_contact_sheet(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

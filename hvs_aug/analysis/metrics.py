@@ -106,10 +106,14 @@ def crop_scale(params: ViewParams) -> Tensor:
 def color_distance(params: ViewParams) -> Tensor:
     """The distance of every two views' colour jitter: (V, V, B) float32.
 
-    Convention: Euclidean, of brightness, contrast and saturation factors and the hue's shift in turns.
+    Convention: Euclidean, of brightness, contrast and saturation factors and the hue's shift in turns; of the first ColorJitter
+        of a recipe, and 0 where there is none.
     Source: "color distance" in the analysis of HVS (arXiv 2310.03940).
     """
-    distance: Tensor = torch.linalg.vector_norm(params.jitter[:, None] - params.jitter, dim=-1)
+    factors = params.drawn.get("ColorJitter.factors")
+    if factors is None:
+        return torch.zeros(len(params), *params.boxes.shape[:2], device=params.boxes.device)
+    distance: Tensor = torch.linalg.vector_norm(factors[:, None] - factors, dim=-1)
     return distance
 
 

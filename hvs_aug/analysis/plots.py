@@ -18,10 +18,11 @@ from torch import Tensor
 from .._check import fail, require
 from ..data.batch import ImageBatch
 from ..data.decode import to_unit_range
+from ..ops import Normalize
 from ..selection.losses.pair import slot_ranges
 from ..views.candidates import CandidateViews
 from ..views.params import ViewParams
-from ..views.recipe import ViewSlot
+from ..views.recipe import ViewRecipe, ViewSlot
 from .metrics import chance
 
 if TYPE_CHECKING:
@@ -127,11 +128,11 @@ def panels(
 
 
 def _denormalised(views: Tensor, recipe: Any) -> Tensor:
-    mean, std = getattr(recipe, "mean", None), getattr(recipe, "std", None)
-    if mean is None or std is None:
+    normalize = recipe.find(Normalize) if isinstance(recipe, ViewRecipe) else None
+    if not isinstance(normalize, Normalize):
         return views.clamp(0, 1)
-    channels = (torch.tensor(values, device=views.device)[:, None, None] for values in (std, mean))
-    return (views * next(channels) + next(channels)).clamp(0, 1)
+    std, mean = (torch.tensor(values, device=views.device)[:, None, None] for values in (normalize.std, normalize.mean))
+    return (views * std + mean).clamp(0, 1)
 
 
 def contact_sheet(shown: Sequence[Panel], slots: Sequence[ViewSlot], title: str = "") -> Figure:
@@ -374,11 +375,16 @@ def bars(document: Mapping[str, Any], value: str = "median", label: str = "conte
         place.invert_yaxis()
         place.grid(axis="y", visible=False)
         for position, height, extra in zip(places, heights, spreads, strict=True):
-            place.text(height + extra, position, f"  {height:.3g}", va="center", color=INK, fontsize=8)
+            place.text(height + extra, position, f"  {_readable(height)}", va="center", color=INK, fontsize=8)
         place.margins(x=0.14)
         place.set_title(name or str(document.get("benchmark", "")))
         place.set_xlabel("seconds, median and interquartile range" if value == "median" else value)
     return figure
+
+
+def _readable(value: float) -> str:
+    """A number as a reader expects it: 1,090 and not 1.09e+03."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:

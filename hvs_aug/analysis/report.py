@@ -17,6 +17,7 @@ from torch import Tensor
 from .._check import fail, require
 from ..data.collate import collate_images
 from ..data.raw_images import RawImages
+from ..data.sources import printable
 from ..selection.sampler import HardPairSampler
 from ..selection.search import exact, selection_loss
 from ..views.candidates import CandidateViews
@@ -163,6 +164,7 @@ def inspect(
     device: torch.device | str = "cpu",
     count: int = 8,
     seed: int = 0,
+    on_error: str = "raise",
 ) -> tuple[Path, Path]:
     """Draw candidate views of some images, and the views that a model finds hardest, on a contact sheet.
 
@@ -175,6 +177,7 @@ def inspect(
         device: where the views are rendered: where the sampler's model is.
         count: how many images, spread evenly over the data.
         seed: of the views.
+        on_error: "skip" leaves out images that do not decode, and names them on the page; "raise" refuses them.
 
     Returns:
         The paths of the PNG and the HTML file.
@@ -186,7 +189,7 @@ def inspect(
     views = CandidateViews.preset(preset, size=size, candidates=candidates) if sampler is None else sampler.views
     if views is None:
         fail("inspect(sampler)", "a sampler made with views that it can render", "slots without recipes")
-    images = RawImages(data, return_path=True)
+    images = RawImages(data, on_error, return_path=True)
     shown = [images[round(place)] for place in torch.linspace(0, len(images) - 1, min(count, len(images))).tolist()]
     batch, _, paths = collate_images(shown)
     batch = batch.to(device)
@@ -196,7 +199,7 @@ def inspect(
         scored = sampler.score(batch, None if extras is None else extras(len(batch)), params=params)
         table, params = scored.table, scored.params
         indices = exact(table, sampler.slots, local_pairs=sampler.loss.local_pairs)
-    names = [os.path.basename(path) for path in paths]
+    names = [printable(os.path.basename(path)) for path in paths]
     title = "Candidate views" if sampler is None else "Candidate views, and the hardest"
     sheet = contact_sheet(panels(batch, views, params, table, indices, names), views.slots, title)
     picture = png(sheet)
@@ -206,6 +209,8 @@ def inspect(
     page = Report(f"Contact sheet of {len(names)} images", "; ".join(map(_described, views.slots))).picture(
         picture, alt=f"Candidate views of {len(names)} images: {', '.join(names)}"
     )
+    if batch.skipped:
+        page.heading("Left out").table([dict(zip(("image", "reason"), line.split(": ", 1), strict=True)) for line in batch.skipped])
     if indices is not None and table is not None:
         page.heading("What was chosen").table(_chosen_rows(names, params, table, indices, views.slots))
     return target, page.write(target.with_suffix(".html"))

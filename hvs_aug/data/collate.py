@@ -15,7 +15,9 @@ from torch.utils.data import default_collate, get_worker_info
 
 from .._check import HVSError, describe, fail, require
 from .batch import ImageBatch, write_packed
-from .decode import decode_image, downscale, from_pil, reduced_size, size_in_header, to_unit_range
+from .decode import decode_image, reason_of, size_in_header
+from .pillow import from_pil
+from .pixels import downscale, reduced_size, to_unit_range
 
 __all__ = ["Undecodable", "collate_images"]
 
@@ -147,12 +149,14 @@ def _to_pixels(image: Any, channels: int, max_side: int | None, name: str) -> tu
     if isinstance(image, (bytes, bytearray, memoryview)):
         return decode_image(image, channels, max_side, name)
     if isinstance(image, Image.Image):
+        require(image.height > 0 and image.width > 0, name, "a height and a width of at least 1", f"{image.height} x {image.width}")
         try:
             pixels = from_pil(image, channels, name)
         except HVSError:
             raise
-        except (OSError, SyntaxError, ValueError) as error:  # opened by the dataset, read only now
-            fail(name, f"an image that PIL can read and convert to {channels} channels", f"mode {image.mode} ({error})")
+        except Exception as error:  # opened by the dataset, read only now: Pillow raises nearly every exception for damaged bytes
+            got = f"mode {image.mode} ({reason_of(error)})"
+            fail(name, f"an image that PIL can read and convert to {channels} channels", got)
     elif isinstance(image, Tensor) and image.ndim in (2, 3):
         pixels = image.detach().as_subclass(Tensor)
         pixels = pixels[None] if pixels.ndim == 2 else pixels

@@ -327,14 +327,11 @@ def _pixels(images: ImageBatch | Tensor) -> Tensor:
 
 
 def _require_raw(images: ImageBatch | Tensor) -> None:
-    pixels = _pixels(images)
-    is_plain = isinstance(images, ImageBatch) or pixels.ndim == 4
-    if not is_plain or not (pixels.dtype in (torch.uint8, torch.uint16) or pixels.is_floating_point()):
-        fail("HardViewLoader(loader)", "images as uint8, or floating point in [0, 1], of shape (B, C, H, W)", pixels, _RAW)
-    if pixels.is_floating_point() and pixels.device.type == "cpu" and pixels.numel():
-        low, high = (float(value) for value in pixels.aminmax())
-        if low < 0 or high > 1:
-            fail("HardViewLoader(loader)", "raw images in [0, 1]", f"values from {low:.3g} to {high:.3g}, normalised already", _RAW)
+    call = "HardViewLoader(loader)"
+    is_raw = isinstance(images, ImageBatch) or images.dtype in (torch.uint8, torch.uint16) or images.is_floating_point()
+    if not is_raw or (isinstance(images, Tensor) and images.ndim != 4):
+        fail(call, "images as uint8 or uint16, or floating point in [0, 1], of shape (B, C, H, W)", images, _RAW)
+    ImageBatch.of(images).require_unit_range(call)
 
 
 def _unbind(values: Tensor, _: Any) -> list[Tensor]:

@@ -30,9 +30,16 @@ from kornia.geometry.transform import crop_by_transform_mat
 from torch import Tensor
 
 from .._check import fail, require, require_name
-from ..ops import blur, color, crop
-from ..views.draw import draw_slot
-from ..views.recipe import ViewRecipe, ViewSlot
+from ..data.batch import ImageBatch
+from ..ops import ColorJitter as JitterOperation
+from ..ops import GaussianBlur as BlurOperation
+from ..ops import Normalize, Operation, RandomHorizontalFlip, batched, cpu
+from ..ops import RandomGrayscale as GrayscaleOperation
+from ..ops import RandomResizedCrop as CropOperation
+from ..ops import RandomSolarize as SolarizeOperation
+from ..ops.gray import luminance
+from ..ops.plan import RenderPlan
+from ..views.recipe import ViewRecipe
 
 __all__ = ["ColorJitter", "RandomGaussianBlur", "RandomGrayscale", "RandomResizedCrop", "RandomSolarize", "augmentation_sequential"]
 
@@ -48,20 +55,34 @@ def augmentation_sequential(
         >>> from hvs_aug.views.presets import preset_slots
         >>> pipeline = augmentation_sequential(preset_slots("simclr", size=32)[0].recipe, data_keys=["input", "bbox_xyxy"])
     """
-    flip_prob = recipe.flip_prob if "flip" in recipe.order else 0.0
-    steps: list[Any] = [RandomResizedCrop(recipe.size, recipe.scale, recipe.ratio, recipe.interpolation, flip_prob)]
-    for name in recipe.order:
-        if name == "jitter" and recipe.jitter_prob > 0:
-            steps.append(ColorJitter(recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue, p=recipe.jitter_prob))
-        elif name == "gray" and recipe.gray_prob > 0:
-            steps.append(RandomGrayscale(p=recipe.gray_prob))
-        elif name == "blur" and recipe.blur_prob > 0:
-            steps.append(RandomGaussianBlur(recipe.blur_kernel, recipe.blur_sigma, p=recipe.blur_prob))
-        elif name == "solarize" and recipe.solarize_prob > 0:
-            steps.append(RandomSolarize(recipe.solarize_threshold, p=recipe.solarize_prob))
-    if recipe.mean is not None and recipe.std is not None:
-        steps.append(kornia_augmentation.Normalize(torch.tensor(recipe.mean), torch.tensor(recipe.std)))
+    operations = list(recipe.operations)
+    require(type(operations[0]) is CropOperation, "augmentation_sequential(recipe)", "a recipe that begins with the crop", recipe)
+    crop, flip = recipe.crop, recipe.find(RandomHorizontalFlip)
+    flip_prob = flip.p if isinstance(flip, RandomHorizontalFlip) else 0.0
+    steps: list[Any] = [RandomResizedCrop(recipe.size, crop.scale, crop.ratio, crop.interpolation, flip_prob)]
+    has_flip = False
+    for operation in operations[1:]:
+        if isinstance(operation, RandomHorizontalFlip) and not has_flip:
+            has_flip = True
+        else:
+            steps.append(_as_kornia(operation))
     return kornia_augmentation.AugmentationSequential(*steps, data_keys=list(data_keys), **options)
+
+
+def _as_kornia(operation: Operation) -> Any:
+    """One operation after the crop as a Kornia augmentation."""
+    if isinstance(operation, JitterOperation):
+        return ColorJitter(operation.brightness, operation.contrast, operation.saturation, operation.hue, p=operation.p)
+    if isinstance(operation, GrayscaleOperation):
+        return RandomGrayscale(p=operation.p)
+    if isinstance(operation, BlurOperation):
+        return RandomGaussianBlur(operation.kernel_size, operation.sigma, p=operation.p)
+    if isinstance(operation, SolarizeOperation):
+        return RandomSolarize(operation.threshold, p=operation.p)
+    if isinstance(operation, Normalize):
+        return kornia_augmentation.Normalize(torch.tensor(operation.mean), torch.tensor(operation.std))
+    hint = "write the pipeline with Kornia's own augmentation of that kind."
+    fail("augmentation_sequential(recipe)", "operations that Kornia pipelines of this module have", operation, hint)
 
 
 class RandomResizedCrop(kornia_augmentation.GeometricAugmentationBase2D):
@@ -100,20 +121,23 @@ class RandomResizedCrop(kornia_augmentation.GeometricAugmentationBase2D):
         sides = (size, size) if isinstance(size, int) else tuple(size)
         require(len(sides) == 2 and sides[0] == sides[1], "RandomResizedCrop(size)", "one size, for a square view", size)
         require_name(resample, ("bilinear", "bicubic"), "RandomResizedCrop(resample)")
-        self._recipe = ViewRecipe(size=sides[0], scale=scale, ratio=ratio, flip_prob=flip_prob)
+        self._crop = CropOperation(sides[0], scale, ratio)
+        self._flip = RandomHorizontalFlip(flip_prob)
         self.flags = {"size": sides, "scale": scale, "ratio": ratio, "resample": Resample.get(resample), "flip_prob": flip_prob}
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
         """Boxes as Kornia's crops record them (corners clockwise from the top left, inclusive), and flips."""
-        drawn = _draw(self._recipe, batch_shape, self.same_on_batch)
-        count, size = batch_shape[0], self._recipe.size
+        count, size = batch_shape[0], self.flags["size"][0]
+        sizes = torch.tensor(batch_shape[-2:], dtype=torch.int64, device="cpu").expand(count, 2)
+        boxes = self._crop.draw_boxes(_uniform(count, self._crop.columns, self.same_on_batch), sizes)[0]
+        flips = _uniform(count, 1, self.same_on_batch)[0, :, 0] < self._flip.p
         output = torch.tensor([[0, 0, size, size]]).expand(count, 4)
         return {
-            "src": _corners(drawn["boxes"]),
+            "src": _corners(boxes),
             "dst": _corners(output),
             "input_size": torch.tensor(batch_shape[-2:]).expand(count, 2),
             "output_size": output[:, 2:],
-            "flip": drawn["flips"],
+            "flip": flips,
         }
 
     def compute_transformation(self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any]) -> Tensor:
@@ -136,8 +160,11 @@ class RandomResizedCrop(kornia_augmentation.GeometricAugmentationBase2D):
         size, resample = flags["size"][0], Resample.get(flags["resample"])
         if resample == Resample.NEAREST:
             return _crop_nearest(input, boxes, flips, size)
-        resized = crop.crop_resize(input, boxes[None], flips[None], size, resample.name.lower())[0]
-        return (resized.clamp(0, 1) if resample == Resample.BICUBIC else resized).to(input.dtype)
+        plan = RenderPlan((size, size), 1.0, resample.name.lower(), (), (("flip",), ()))
+        on_cpu = input.device.type == "cpu" and cpu.is_available() and not input.requires_grad
+        render = cpu.render if on_cpu else batched.render
+        drawn = {"flip": {"applied": flips[None]}}
+        return render(_as_batch(input), boxes[None], drawn, plan)[0].to(input.dtype)
 
     def inverse_transform(
         self, input: Tensor, flags: dict[str, Any], transform: Tensor | None = None, size: tuple[int, int] | None = None
@@ -153,8 +180,8 @@ class ColorJitter(kornia_augmentation.IntensityAugmentationBase2D):
     """Change brightness, contrast, saturation and hue, in an order of its own for every sample, as torchvision's ``ColorJitter``.
 
     Args:
-        brightness, contrast, saturation: strengths; a factor is drawn from [max(0, 1 - strength), 1 + strength].
-        hue: strength in [0, 0.5]; a shift is drawn from [-hue, hue], in turns of the hue circle.
+        brightness, contrast, saturation: strengths; a factor is drawn from [max(0, 1 - strength), 1 + strength], or a range of
+        factors. hue: strength in [0, 0.5]; a shift is drawn from [-hue, hue], in turns of the hue circle, or a range of shifts.
         p: probability for every sample.
         same_on_batch: one draw for all images.
         keepdim: return a ``(C, H, W)`` input as one.
@@ -165,30 +192,29 @@ class ColorJitter(kornia_augmentation.IntensityAugmentationBase2D):
 
     def __init__(
         self,
-        brightness: float = 0.0,
-        contrast: float = 0.0,
-        saturation: float = 0.0,
-        hue: float = 0.0,
+        brightness: float | tuple[float, float] = 0.0,
+        contrast: float | tuple[float, float] = 0.0,
+        saturation: float | tuple[float, float] = 0.0,
+        hue: float | tuple[float, float] = 0.0,
         p: float = 1.0,
         same_on_batch: bool = False,
         keepdim: bool = False,
     ) -> None:
         super().__init__(p=p, same_on_batch=same_on_batch, keepdim=keepdim)
         self.flags = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
-        self._recipe = ViewRecipe(size=1, jitter_prob=1.0, **self.flags)
+        self._jitter = JitterOperation(brightness, contrast, saturation, hue)
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """``factors`` and ``order``, both ``(B, 4)``, as ``jitter`` and ``order`` in ViewParams."""
-        drawn = _draw(self._recipe, batch_shape, self.same_on_batch)
-        return {"factors": drawn["jitter"], "order": drawn["order"]}
+        """``factors`` and ``order``, both ``(B, 4)``, as :class:`hvs_aug.ops.ColorJitter` draws them."""
+        return _drawn(self._jitter, batch_shape, self.same_on_batch)
 
     def apply_transform(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
     ) -> Tensor:
         """Jitter every image; ``(B, C, H, W)`` in [0, 1]."""
         _require_colour(input, "ColorJitter(input)")
-        factors, order = params["factors"].to(input.device), params["order"].to(input.device)
-        return color.jitter(input.to(torch.float32), factors, order).to(input.dtype)
+        drawn = {name: params[name].to(input.device) for name in ("factors", "order")}
+        return self._jitter.apply(input.to(torch.float32), drawn).to(input.dtype)
 
 
 class RandomGrayscale(kornia_augmentation.IntensityAugmentationBase2D):
@@ -208,7 +234,7 @@ class RandomGrayscale(kornia_augmentation.IntensityAugmentationBase2D):
     ) -> Tensor:
         """Gray every image; ``(B, C, H, W)``."""
         _require_colour(input, "RandomGrayscale(input)")
-        return color.luminance(input).expand_as(input)
+        return luminance(input).expand_as(input)
 
 
 class RandomGaussianBlur(kornia_augmentation.IntensityAugmentationBase2D):
@@ -228,7 +254,7 @@ class RandomGaussianBlur(kornia_augmentation.IntensityAugmentationBase2D):
     def __init__(
         self,
         kernel_size: int | tuple[int, int],
-        sigma: tuple[float, float] = (0.1, 2.0),
+        sigma: float | tuple[float, float] = (0.1, 2.0),
         p: float = 0.5,
         same_on_batch: bool = False,
         keepdim: bool = False,
@@ -236,12 +262,12 @@ class RandomGaussianBlur(kornia_augmentation.IntensityAugmentationBase2D):
         super().__init__(p=p, same_on_batch=same_on_batch, keepdim=keepdim)
         taps = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
         require(len(taps) == 2 and taps[0] == taps[1], "RandomGaussianBlur(kernel_size)", "one number of taps", kernel_size)
-        self._recipe = ViewRecipe(size=max(1, taps[0]), blur_prob=1.0, blur_sigma=sigma, blur_kernel=taps[0])
+        self._blur = BlurOperation(taps[0], sigma)
         self.flags = {"kernel_size": taps, "sigma": sigma}
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
         """``sigma``, ``(B,)``."""
-        return {"sigma": _draw(self._recipe, batch_shape, self.same_on_batch)["blur"]}
+        return _drawn(self._blur, batch_shape, self.same_on_batch)
 
     def apply_transform(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
@@ -249,7 +275,7 @@ class RandomGaussianBlur(kornia_augmentation.IntensityAugmentationBase2D):
         """Blur every image; ``(B, C, H, W)``."""
         radius = flags["kernel_size"][0] // 2
         require(radius < min(input.shape[-2:]), "RandomGaussianBlur(input)", f"images larger than {radius} pixels", input)
-        return blur.gaussian_blur(input.to(torch.float32), params["sigma"].to(input.device), radius).to(input.dtype)
+        return self._blur.apply(input.to(torch.float32), {"sigma": params["sigma"].to(input.device)}).to(input.dtype)
 
 
 class RandomSolarize(kornia_augmentation.IntensityAugmentationBase2D):
@@ -264,26 +290,32 @@ class RandomSolarize(kornia_augmentation.IntensityAugmentationBase2D):
 
     def __init__(self, threshold: float = 0.5, p: float = 0.5, same_on_batch: bool = False, keepdim: bool = False) -> None:
         super().__init__(p=p, same_on_batch=same_on_batch, keepdim=keepdim)
-        self.flags = {"threshold": ViewRecipe(size=1, solarize_threshold=threshold).solarize_threshold}
+        self._solarize = SolarizeOperation(threshold)
+        self.flags = {"threshold": threshold}
 
     def apply_transform(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
     ) -> Tensor:
         """Solarize every image; ``(B, C, H, W)`` in [0, 1]."""
-        return color.solarize(input, torch.ones(len(input), dtype=torch.bool, device=input.device), flags["threshold"])
+        return self._solarize.apply(input, {"applied": torch.ones(len(input), dtype=torch.bool, device=input.device)})
 
 
-def _draw(recipe: ViewRecipe, batch_shape: tuple[int, ...], same_on_batch: bool) -> dict[str, Tensor]:
-    """Draw one view of every image, ``(B, ...)`` each, from torch's global generator, as every Kornia augmentation does."""
-    count = batch_shape[0]
-    drawn = draw_slot(
-        ViewSlot(recipe, candidates=1, select=1),
-        0,
-        torch.tensor(batch_shape[-2:]).expand(min(count, 1) if same_on_batch else count, 2),
-        torch.default_generator,
-    )
-    rows = {"boxes": drawn.boxes, "flips": drawn.flips, "jitter": drawn.jitter, "order": drawn.order, "blur": drawn.blur}
-    return {name: value[0].expand(count, *value.shape[2:]) for name, value in rows.items()}
+def _uniform(count: int, columns: int, same_on_batch: bool) -> Tensor:
+    """Uniform numbers ``(1, B, columns)`` from torch's global generator, which every Kornia augmentation draws from."""
+    rows = min(count, 1) if same_on_batch else count
+    return torch.rand(1, rows, columns, generator=torch.default_generator, device="cpu").expand(1, count, columns)
+
+
+def _drawn(operation: Operation, batch_shape: tuple[int, ...], same_on_batch: bool) -> dict[str, Tensor]:
+    """What an operation draws for one view of each image, ``(B, ...)`` each."""
+    uniform = _uniform(batch_shape[0], operation.columns, same_on_batch)
+    drawn = operation.draw(uniform, (batch_shape[-2], batch_shape[-1]))
+    return {name: value[0] for name, value in drawn.items()}
+
+
+def _as_batch(images: Tensor) -> ImageBatch:
+    """Images of any floating-point values, which :meth:`ImageBatch.of` would detach from their graph."""
+    return ImageBatch(images, torch.tensor(images.shape[-2:], dtype=torch.int64, device="cpu").expand(len(images), 2))
 
 
 def _corners(boxes: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Operations on views: one file each, with its fields, its draw, its definition in torch, and its kernels.
 
-``batched`` renders by the definitions, on any device; ``cpu`` by kernels that numba compiles.
+``batched`` renders by the definitions, on any device; ``cpu`` by kernels that numba compiles, ``gpu`` by those of Triton.
 
 >>> from hvs_aug import ViewRecipe, ops
 >>> ViewRecipe(224, [ops.RandomResizedCrop(scale=(0.2, 1.0)), ops.RandomHorizontalFlip(), ops.RandomSolarize(0.5, p=0.2)])
@@ -27,6 +27,7 @@ from .resize import Resize
 from .rotation import RandomRotation
 from .sharpness import RandomAdjustSharpness
 from .solarize import RandomSolarize
+from .triton_kernel import device_function, gpu_kernel
 from .vertical_flip import RandomVerticalFlip
 
 __all__ = [
@@ -51,4 +52,6 @@ __all__ = [
     "RandomVerticalFlip",
     "Resize",
     "cpu_kernel",
+    "device_function",
+    "gpu_kernel",
 ]

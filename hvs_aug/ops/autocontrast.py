@@ -16,6 +16,7 @@ from .operation import Draws, Operation, per_image
 __all__ = ["RandomAutocontrast"]
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
+_FLAT = np.float32(1e-6)  # the values of a channel of one value differ by less, after a resampling has rounded them
 
 
 @cpu_kernel
@@ -30,7 +31,7 @@ def stretch(view: Any, channels: Any, height: Any, width: Any, drawn: Any, field
         for i in range(plane.size):
             lowest = min(lowest, plane[i])
             highest = max(highest, plane[i])
-        if highest > lowest:
+        if highest - lowest > _FLAT:
             factor = _ONE / (highest - lowest)
             for i in range(plane.size):
                 plane[i] = min(max((plane[i] - lowest) * factor, _ZERO), _ONE)
@@ -40,7 +41,7 @@ def stretch(view: Any, channels: Any, height: Any, width: Any, drawn: Any, field
 class RandomAutocontrast(Operation):
     """Stretch each channel so that its smallest value is 0 and its largest 1, with probability ``p``.
 
-    A channel of one value stays as it is. Source: torchvision v2 ``RandomAutocontrast``.
+    A channel of one value, within 1e-6, stays as it is. Source: torchvision v2 ``RandomAutocontrast``.
     """
 
     p: float = 0.5
@@ -51,7 +52,7 @@ class RandomAutocontrast(Operation):
 
     def apply(self, images: Tensor, drawn: Draws, scale: float = 1.0) -> Tensor:
         lowest, highest = images.amin((-2, -1), keepdim=True), images.amax((-2, -1), keepdim=True)
-        is_flat = highest <= lowest
+        is_flat = highest - lowest <= float(_FLAT)
         stretched = ((images - lowest) / torch.where(is_flat, torch.ones_like(highest), highest - lowest)).clamp(0, 1)
         return torch.where(per_image(drawn["applied"]) & ~is_flat, stretched, images)
 

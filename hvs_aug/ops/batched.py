@@ -5,7 +5,7 @@ It looks at no value, so that it does not wait for a device. Where neither numba
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from .crop import crop_resize, most_taps
 from .operation import Draws, Operation
 from .plan import RenderPlan
 
-__all__ = ["apply_in_place", "render"]
+__all__ = ["apply_in_place", "chunks", "render"]
 
 _CHUNK_BYTES = 2**27  # of what one step of the crop or of an operation makes at a time
 
@@ -33,11 +33,15 @@ def render(images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: 
     device = images.device
     offsets, rows = (value.to(device, non_blocking=True).repeat(views) for value in (layout.offsets, layout.rows))
     # uint16 cannot be indexed by torch; half precision and float64 are read as float32.
-    values = layout.values if layout.values.dtype in (torch.uint8, torch.uint16) else layout.values.float()
+    values = layout.values.detach()
+    values = values if values.dtype in (torch.uint8, torch.uint16) else values.float()
     unit_values = values.float() * (1 / 65535) if values.dtype == torch.uint16 else values
-    known = readable(boxes)
-    sides = boxes[..., 2:].flatten(0, 1) if known else images.sizes
-    tallest, widest = sides.amax(0).tolist() if len(sides) else (1, 1)
+    if views * count == 0:
+        return torch.empty(views, count, images.channels, *plan.size, dtype=torch.float32, device=device)
+    # Boxes that are on a device are not looked at; no box is larger than its image, and no image than its plane.
+    planes = images.sizes.tolist() if images.offsets is not None else [images.pixels.shape[-2:]]
+    sides = boxes[..., 2:].flatten(0, 1).tolist() if readable(boxes) else planes
+    tallest, widest = (max(lengths) for lengths in zip(*sides, strict=True))
     taps = most_taps(tallest, plan.size[0], plan.interpolation), most_taps(widest, plan.size[1], plan.interpolation)
     mirrored = plan.mirrored(flat, views * count, device)
     flat_boxes = boxes.flatten(0, 1)
@@ -74,10 +78,15 @@ def apply_in_place(operation: Operation, views: Tensor, drawn: Draws, scale: flo
     """
     changes = torch.ones(len(views), dtype=torch.bool, device="cpu")
     if operation.identity:
-        identity = operation.identity
-        unlike = [(drawn[name] != same).reshape(len(views), same.numel()).any(1) for name, same in identity.items()]
+        unlike = [(value != operation.identity[name]).view(len(views), -1).any(1) for name, value in drawn.items()]
         changes = torch.stack(unlike).any(0)
     chosen = changes.nonzero()[:, 0]
-    step = max(1, _CHUNK_BYTES // (4 * max(1, views[:1].numel())))
-    for rows in chosen.split(step) if len(chosen) else ():
+    for part in chunks(len(chosen), views):
+        rows = chosen[part]
         views[rows] = operation.apply(views[rows], {name: value[rows] for name, value in drawn.items()}, scale)
+
+
+def chunks(count: int, views: Tensor) -> Iterator[slice]:
+    """Parts of bounded memory of so many views, which are as large as these, ``(n, C, h, w)``."""
+    step = max(1, _CHUNK_BYTES // (4 * max(1, views[:1].numel())))
+    return (slice(start, start + step) for start in range(0, count, step))

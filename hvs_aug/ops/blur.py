@@ -164,7 +164,7 @@ class GaussianBlur(Operation):
 
     def kernel_scratch(self, channels: int, size: tuple[int, int]) -> int:
         height, width = size
-        radius = max(self.kernel_size // 2, 1)
+        radius = min(size) - 1  # the most that reflection allows, at any scale
         return radius + 1 + width + 2 * radius + (height + 2 * radius) * width
 
     def _radius(self, size: tuple[int, int], scale: float) -> int:

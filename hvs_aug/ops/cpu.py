@@ -23,14 +23,24 @@ from torch import Tensor
 from ..data.batch import ImageBatch
 from . import batched
 from .crop import crop_view, most_taps, unit_of
-from .kernel import CPUKernel, call_kernel, compile_options, compiled, is_available, numba
+from .kernel import CPUKernel, call_kernel, compile_options, compiled, compiling, is_available, numba
 from .operation import Draws, Operation
 from .plan import RenderPlan
 
-__all__ = ["is_available", "render"]
+__all__ = ["is_available", "render", "warn_if_missing"]
 
 _LOG = logging.getLogger("hvs_aug")
 _SLOW = 1.0  # seconds of compiling after which a user is told what takes so long
+
+
+@cache
+def warn_if_missing() -> None:
+    """Say once in a process that views are rendered without numba, if they are."""
+    if not is_available():
+        _LOG.warning(
+            "numba is not installed, or NUMBA_DISABLE_JIT is set: hvs_aug renders views on the CPU by the operations' definitions, "
+            "which takes several times as long. To install it: pip install numba"
+        )
 
 
 def render(images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: RenderPlan) -> Tensor:
@@ -43,6 +53,8 @@ def render(images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: 
     channels, (height, width) = images.channels, plan.size
     # NumPy asks the system for large pages, where torch does not: a fresh result then costs less than half to touch.
     out = torch.from_numpy(np.empty((views * count, channels, height, width), np.float32))
+    if len(out) == 0:
+        return out.view(views, count, channels, height, width)
     flat = {name: {key: value.flatten(0, 1) for key, value in draws.items()} for name, draws in drawn.items()}
     first, *later = _stages(plan.steps)
     _run(images, boxes.flatten(0, 1), plan, flat, [step for step in first if step], out)
@@ -80,7 +92,9 @@ def _run(
     total, channels, height, width = out.shape
     size = (height, width)
     columns = [[flat[name][key].reshape(total, -1).float() for key in operation.identity] for name, operation in steps]
-    drawn = torch.cat([value for parts in columns for value in parts] or [torch.empty(total, 0)], 1).numpy()
+    drawn = torch.cat(
+        [value for parts in columns for value in parts] or [torch.empty(total, 0, dtype=torch.float32, device="cpu")], 1
+    ).numpy()
     starts = np.cumsum([0] + [sum(value.shape[1] for value in parts) for parts in columns])[:-1]
     constants = [operation.kernel_fields(channels, size, plan.scale) for _, operation in steps]
     fields = np.array([number for numbers in constants for number in numbers] or [0], np.float32)
@@ -88,16 +102,18 @@ def _run(
     scratch = max((operation.kernel_scratch(channels, size) for _, operation in steps), default=0)
     kernels = [operation.cpu_kernel for _, operation in steps]
     layout = images.layout()
-    values = layout.values if layout.values.dtype in _DTYPES else layout.values.float()
+    values = layout.values.detach().contiguous()
+    values = values if values.dtype in _DTYPES else values.float()
     crop = boxes is not None
-    box = boxes.numpy() if boxes is not None else np.empty((total, 4), np.int64)
+    box = np.empty((total, 4), np.int64) if boxes is None else np.ascontiguousarray(boxes.numpy())
     widest = int(box[:, 3].max(initial=1)) if crop else 1
     taps = _most(box, 2, height, plan) if crop else 1, _most(box, 3, width, plan) if crop else 1
-    walk = _walk(np.dtype(str(values.dtype).removeprefix("torch.")).name, tuple(kernels))
+    with compiling:  # one thread compiles; others wait for what it makes
+        walk = _walk(np.dtype(str(values.dtype).removeprefix("torch.")).name, tuple(kernels))
     arguments = (
         values.numpy(),
-        layout.offsets.numpy(),
-        layout.rows.numpy(),
+        layout.offsets.contiguous().numpy(),
+        layout.rows.contiguous().numpy(),
         np.array([layout.column, layout.channel, widest, taps[0], taps[1], scratch, plan.interpolation == "bicubic", crop]),
         np.float32(unit_of(layout.values.dtype)),
         box,
@@ -184,7 +200,7 @@ def _compiled_walk(dtype: str) -> Any:
         whole,
         whole,
     )
-    return compiled(lambda cache: numba.njit(signature, nogil=True, cache=cache, **compile_options())(_walk_views))
+    return compiled(lambda cache: numba.njit(signature, nogil=True, cache=cache, **compile_options()), _walk_views)
 
 
 def _walk_views(

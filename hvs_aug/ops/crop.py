@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .._check import fail, require_name
-from .kernel import inlined, inlined_in_order
+from .kernel import compiled, inlined, inlined_in_order, is_available, numba
 from .operation import Operation, require_count, require_range
 
 __all__ = ["RandomResizedCrop", "crop_resize", "crop_view", "line_taps", "most_taps", "unit_of"]
@@ -59,6 +60,16 @@ class RandomResizedCrop(Operation):
 
         Shape: uniform ``(V, B, columns)`` in [0, 1); sizes ``(B, 2)`` int64 -> ``(V, B, 4)`` int64 (top, left, height, width).
         """
+        if not is_available():
+            return self.boxes_by_definition(uniform, sizes)
+        boxes = torch.empty(*uniform.shape[:2], 4, dtype=torch.int64, device="cpu")
+        bounds = np.array([*self.scale, *map(math.log, self.ratio), *self.ratio])
+        _compiled_boxes()(uniform.to(torch.float64).contiguous().numpy(), sizes.contiguous().numpy(), bounds, boxes.numpy())
+        return boxes
+
+    def boxes_by_definition(self, uniform: Tensor, sizes: Tensor) -> Tensor:
+        """As :meth:`draw_boxes`, in plain torch."""
+        uniform = uniform.to(torch.float64)
         full = sizes.to(torch.float64)
         shape = uniform.shape[:2]
         height, width = self._sides(uniform[..., 0], uniform[..., _TRIES], full.unbind(-1))
@@ -95,6 +106,41 @@ class RandomResizedCrop(Operation):
         central_height = torch.where(ratio < self.ratio[0], (width / self.ratio[0]).round(), height)
         # A picture a few pixels high can ask for a box of no pixels, which torchvision then fails to resize.
         return central_height.clamp(min=1), central_width.clamp(min=1)
+
+
+def _fill_boxes(uniform: Any, sizes: Any, bounds: Any, boxes: Any) -> None:
+    """:meth:`RandomResizedCrop.boxes_by_definition`, one box after the other, which ends with the first draw that fits."""
+    least, most, log_low, log_high, low, high = bounds
+    for view in range(boxes.shape[0]):
+        for image in range(boxes.shape[1]):
+            numbers, box = uniform[view, image], boxes[view, image]
+            full_height, full_width = float(sizes[image, 0]), float(sizes[image, 1])
+            fits = False
+            height, width = 0.0, 0.0
+            for attempt in range(_TRIES):
+                side = math.sqrt(full_height * full_width * (least + (most - least) * numbers[attempt]))
+                root = math.exp((log_low + (log_high - log_low) * numbers[_TRIES + attempt]) * 0.5)
+                height, width = np.rint(side / root), np.rint(side * root)
+                if 0 < width <= full_width and 0 < height <= full_height:
+                    fits = True
+                    break
+            if not fits:
+                ratio = full_width / full_height
+                width = max(np.rint(full_height * high), 1.0) if ratio > high else full_width
+                height = max(np.rint(full_width / low), 1.0) if ratio < low else full_height
+            rows, columns = full_height - height, full_width - width
+            box[0] = int(math.floor(numbers[2 * _TRIES] * (rows + 1)) if fits else math.floor(rows / 2))
+            box[1] = int(math.floor(numbers[2 * _TRIES + 1] * (columns + 1)) if fits else math.floor(columns / 2))
+            box[2], box[3] = int(height), int(width)
+
+
+@cache
+def _compiled_boxes() -> Any:
+    real, whole = numba.types.float64, numba.types.int64
+    shapes = (real, 3), (whole, 2), (real, 1), (whole, 3)
+    signature = numba.types.void(*[numba.types.Array(kind, axes, "C") for kind, axes in shapes])
+    # Sums in their order, so that the boxes are those of the definition.
+    return compiled(lambda cache: numba.njit(signature, nogil=True, cache=cache, error_model="numpy"), _fill_boxes)
 
 
 def _fits(height: Tensor, width: Tensor, full: Sequence[Tensor]) -> Tensor:
@@ -186,13 +232,14 @@ def crop_resize(
         pixel = torch.minimum(first + tap, width[:, None] - 1) * column
         read = values[start[..., None] + pixel[:, None, None]].to(torch.float32)
         lines = lines + weights[:, None, None, :, tap] * read
-    lines = (lines * unit_of(values.dtype)).clamp(0, 1)
+    lines = lines * unit_of(values.dtype)
+    lines = lines.clamp(0, 1) if interpolation == "bicubic" else lines
     first, weights = line_taps(height, size[0], interpolation, taps[0])
     views = torch.zeros(len(boxes), channels, *size, dtype=torch.float32, device=device)
     for tap in range(taps[0]):
         pixel = torch.minimum(first + tap, height[:, None] - 1)[:, None, :, None].expand(-1, channels, -1, size[1])
         views = views + weights[:, None, :, tap, None] * lines.gather(2, pixel)
-    return views.clamp(0, 1)
+    return views.clamp(0, 1)  # bilinear weights, too, can sum to a little more than 1
 
 
 # ---- the kernel for the CPU ----
@@ -337,8 +384,7 @@ def crop_view(
             kept = ring[(first + k) % slots]
             for i in range(width * pitch):
                 total[i] += tap * kept[i]
-        if is_cubic:
-            _clamp(total)
+        _clamp(total)
         place = height - 1 - y if mirrored[1] else y
         for c in range(channels):
             target = view[c, place]

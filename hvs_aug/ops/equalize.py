@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .gray import require_gray_or_rgb
-from .kernel import carray, cpu_kernel
+from .kernel import carray, cpu_kernel, inlined
 from .operation import Draws, Operation, per_image
 
 __all__ = ["RandomEqualize"]
@@ -18,6 +18,14 @@ __all__ = ["RandomEqualize"]
 # torchvision's conversion of [0, 1] to uint8 (v2 ``to_dtype`` with scale=True): the largest value that truncates to 255.
 _LEVELS = np.float32(255 + 1 - 1e-3)
 _UNIT = np.float32(1 / 255)
+
+
+@inlined
+def _level(value: Any) -> Any:
+    level = value * _LEVELS
+    if level >= 255:
+        return 255
+    return int(level) if level > 0 else 0  # of NaN, too
 
 
 @cpu_kernel
@@ -33,7 +41,7 @@ def equalize(view: Any, channels: Any, height: Any, width: Any, drawn: Any, fiel
         for level in range(256):
             counts[level] = 0
         for i in range(area):
-            counts[int(plane[i] * _LEVELS)] += 1
+            counts[_level(plane[i])] += 1
         last = 255
         while counts[last] == 0:
             last -= 1
@@ -41,7 +49,7 @@ def equalize(view: Any, channels: Any, height: Any, width: Any, drawn: Any, fiel
         if step == 0:
             # torchvision keeps such a channel, at whole gray levels.
             for i in range(area):
-                plane[i] = np.float32(int(plane[i] * _LEVELS)) * _UNIT
+                plane[i] = np.float32(_level(plane[i])) * _UNIT
             continue
         below = step // 2
         for level in range(256):
@@ -49,7 +57,7 @@ def equalize(view: Any, channels: Any, height: Any, width: Any, drawn: Any, fiel
             counts[level] = np.float32(min(below // step, 255)) * _UNIT
             below += count
         for i in range(area):
-            plane[i] = counts[int(plane[i] * _LEVELS)]
+            plane[i] = counts[_level(plane[i])]
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,7 +75,7 @@ class RandomEqualize(Operation):
 
     def apply(self, images: Tensor, drawn: Draws, scale: float = 1.0) -> Tensor:
         count, channels, height, width = images.shape
-        levels = (images * float(_LEVELS)).to(torch.int64).clamp(0, 255).flatten(2)
+        levels = (images * float(_LEVELS)).nan_to_num(0).clamp(0, 255).to(torch.int64).flatten(2)
         histogram = torch.zeros(count, channels, 256, dtype=torch.int64, device=images.device)
         histogram = histogram.scatter_add(-1, levels, torch.ones_like(levels))
         last = 255 - histogram.flip(-1).ne(0).to(torch.uint8).argmax(-1, keepdim=True)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .._check import fail
 from .kernel import carray, cpu_kernel
-from .operation import Draws, Operation, require_range
+from .operation import Draws, Operation, require_range, to_numbers
+from .triton_kernel import device_function, gpu_kernel, tl
 
 __all__ = ["RandomErasing"]
 
@@ -23,14 +24,41 @@ _TRIES = 10  # torchvision RandomErasing.make_params tries ten boxes before it e
 def erase(view: Any, channels: Any, height: Any, width: Any, drawn: Any, fields: Any, scratch: Any) -> None:
     """Fill a box of each channel with its value."""
     scale = fields[0]
-    top, left = round(drawn[0] * scale), round(drawn[1] * scale)
-    bottom, right = round((drawn[0] + drawn[2]) * scale), round((drawn[1] + drawn[3]) * scale)
+    top, left = max(round(drawn[0] * scale), 0), max(round(drawn[1] * scale), 0)
+    bottom, right = min(round((drawn[0] + drawn[2]) * scale), height), min(round((drawn[1] + drawn[3]) * scale), width)
     planes = carray(view, (channels, height, width))
     for channel in range(channels):
         value = fields[1 + channel]
         for y in range(top, bottom):
             for x in range(left, right):
                 planes[channel, y, x] = value
+
+
+@device_function
+def _rounded(value: tl.tensor) -> tl.tensor:
+    """The nearest whole number, half to even."""
+    nearest = tl.floor(value + 0.5)
+    is_odd = nearest - 2 * tl.floor(nearest * 0.5) != 0
+    return tl.where((nearest - value == 0.5) & is_odd, nearest - 1, nearest)
+
+
+@gpu_kernel
+def erase_pixels(
+    pixel: tl.tuple, y: tl.tensor, x: tl.tensor, view: tl.tensor, drawn: tl.tuple, fields: tl.tuple, mean: tl.tensor
+) -> tl.tuple:
+    """As :func:`erase`."""
+    box = drawn[0] + 4 * view
+    top = tl.load(box).to(tl.float32)
+    left = tl.load(box + 1).to(tl.float32)
+    bottom = _rounded((top + tl.load(box + 2).to(tl.float32)) * fields[0])
+    right = _rounded((left + tl.load(box + 3).to(tl.float32)) * fields[0])
+    top = _rounded(top * fields[0])
+    left = _rounded(left * fields[0])
+    is_erased = (y >= top) & (y < bottom) & (x >= left) & (x < right)
+    changed: tl.tuple = ()
+    for channel in tl.static_range(len(pixel)):
+        changed = changed + (tl.where(is_erased, fields[1 + channel], pixel[channel]),)
+    return changed
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,16 +82,15 @@ class RandomErasing(Operation):
     identity = {"box": torch.zeros(4, dtype=torch.int64, device="cpu")}
     columns = 2 * _TRIES + 2
     cpu_kernel = erase
+    gpu_kernel = erase_pixels
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "scale", require_range(self.scale, "RandomErasing(scale)", 0.0, 1.0))
         object.__setattr__(self, "ratio", require_range(self.ratio, "RandomErasing(ratio)", 0.0, float("inf"), above=True))
-        try:
-            value = (self.value,) if isinstance(self.value, (int, float)) else tuple(self.value)
-            object.__setattr__(self, "value", tuple(float(number) for number in value))
-        except (TypeError, ValueError):
-            fail("RandomErasing(value)", "a number, or one for each channel", self.value)
+        value = (self.value,) if isinstance(self.value, (int, float)) else self.value
+        value = to_numbers(value, "RandomErasing(value)", "a number, or one for each channel, all finite")
+        object.__setattr__(self, "value", value)
 
     def draw(self, uniform: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         height, width = size
@@ -91,7 +118,8 @@ class RandomErasing(Operation):
     def require_channels(self, channels: int) -> None:
         assert isinstance(self.value, tuple)
         if len(self.value) not in (1, channels):
-            fail("RandomErasing(value)", f"one number, or one for each of {channels} channels", f"{len(self.value)}")
+            hint = "recipe.replace(RandomErasing, value=...), or recipe.without(RandomErasing)."
+            fail("RandomErasing(value)", f"one number, or one for each of {channels} channels", f"{len(self.value)}", hint)
 
     def kernel_fields(self, channels: int, size: tuple[int, int], scale: float) -> list[float]:
         return [scale, *self._values(channels)]

@@ -12,18 +12,23 @@ from torch import Tensor
 from .._check import fail
 from .kernel import carray, cpu_kernel, inlined
 from .operation import Draws, Operation, per_image
+from .triton_kernel import constant, device_function, gpu_kernel, tl
 
-__all__ = ["LUMINANCE", "RandomGrayscale", "gray_of", "luminance", "require_gray_or_rgb"]
+__all__ = ["LUMINANCE", "RandomGrayscale", "gray_of", "gray_of_pixel", "luminance", "require_gray_or_rgb"]
 
 LUMINANCE = (0.2989, 0.587, 0.114)
 """The weights of R, G and B in gray (torchvision v2 ``_rgb_to_grayscale_image``, after ITU-R 601-2)."""
 
 RED, GREEN, BLUE = (np.float32(weight) for weight in LUMINANCE)
+_RED, _GREEN, _BLUE = (constant(weight) for weight in LUMINANCE)
 
 
 def luminance(images: Tensor) -> Tensor:
-    """Gray values of RGB images, ``(..., 3, h, w)`` -> ``(..., 1, h, w)``; one channel is its own gray value."""
-    if images.shape[-3] == 1:
+    """Gray values of RGB images, ``(..., 3, h, w)`` -> ``(..., 1, h, w)``; one channel is its own gray value.
+
+    Other channels have none. They are returned as they are, for operations that then change nothing (``p=0``, only brightness).
+    """
+    if images.shape[-3] != 3:
         return images
     red, green, blue = images.unbind(-3)
     return (red * LUMINANCE[0] + green * LUMINANCE[1] + blue * LUMINANCE[2]).unsqueeze(-3)
@@ -55,6 +60,25 @@ def to_gray(view: Any, channels: Any, height: Any, width: Any, drawn: Any, field
         blue[i] = gray
 
 
+@device_function
+def gray_of_pixel(red: tl.tensor, green: tl.tensor, blue: tl.tensor) -> tl.tensor:
+    """The gray value of one pixel, for GPU kernels."""
+    return _RED * red + _GREEN * green + _BLUE * blue
+
+
+@gpu_kernel
+def gray_pixels(
+    pixel: tl.tuple, y: tl.tensor, x: tl.tensor, view: tl.tensor, drawn: tl.tuple, fields: tl.tuple, mean: tl.tensor
+) -> tl.tuple:
+    """As :func:`to_gray`."""
+    changed = pixel
+    if len(pixel) == 3:
+        is_gray = tl.load(drawn[0] + view) != 0
+        gray = gray_of_pixel(pixel[0], pixel[1], pixel[2])
+        changed = tl.where(is_gray, gray, pixel[0]), tl.where(is_gray, gray, pixel[1]), tl.where(is_gray, gray, pixel[2])
+    return changed
+
+
 @dataclass(frozen=True, repr=False)
 class RandomGrayscale(Operation):
     """Replace a view by its gray values, in all channels, with probability ``p``.
@@ -70,6 +94,7 @@ class RandomGrayscale(Operation):
     identity = {"applied": torch.tensor(False, device="cpu")}
     commutes_with_flips = True
     cpu_kernel = to_gray
+    gpu_kernel = gray_pixels
 
     def apply(self, images: Tensor, drawn: Draws, scale: float = 1.0) -> Tensor:
         return torch.where(per_image(drawn["applied"]), luminance(images), images)

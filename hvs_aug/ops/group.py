@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .._check import fail, require
+from .._check import describe, fail, require
 from .operation import Operation
 
 __all__ = ["Group"]
@@ -26,15 +26,13 @@ class Group(Operation):
     def __post_init__(self) -> None:
         call = f"{type(self).__name__}(transforms)"
         given = self.transforms
-        require(isinstance(given, (list, tuple)) and len(given) > 0, call, "a list of at least one operation", given)
+        require(isinstance(given, (list, tuple)) and len(given) > 0, call, "a list of at least one operation", describe(given))
         for member in given:
             if not isinstance(member, Operation):
-                fail(call, "operations of hvs_aug.ops", member, "hvs_aug.convert reads those of torchvision.")
+                fail(call, "operations of hvs_aug.ops", describe(member), "hvs_aug.convert reads those of torchvision.")
             if not member.identity and not isinstance(member, Group):
                 fail(call, "operations that draw something, and can be left out", member)
         object.__setattr__(self, "transforms", tuple(given))
-        if isinstance(getattr(self, "p", None), (int, float)):
-            super().__post_init__()
 
     @property
     def members(self) -> tuple[Operation, ...]:

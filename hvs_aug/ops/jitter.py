@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .gray import gray_of, luminance, require_gray_or_rgb
+from .gray import gray_of, gray_of_pixel, luminance, require_gray_or_rgb
 from .kernel import carray, cpu_kernel, inlined
 from .operation import Draws, Operation, per_image, to_range
+from .triton_kernel import device_function, gpu_kernel, tl, unit_value
 
 __all__ = ["BRIGHTNESS", "CONTRAST", "HUE", "SATURATION", "ColorJitter", "shift_hue"]
 
@@ -20,6 +21,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 """The columns of ``factors``; torchvision's ``ColorJitter`` numbers them alike."""
 
 _ORDERS = torch.tensor(list(itertools.permutations(range(4))), dtype=torch.int64, device="cpu")
+_SUMMED = 1024
 _ZERO, _ONE, _TWO, _THREE, _SIX = (np.float32(number) for number in (0, 1, 2, 3, 6))
 
 
@@ -69,15 +71,19 @@ def _blend(values: Any, factor: Any, other: Any) -> None:
 
 @inlined
 def _mean_gray(values: Any, channels: Any, area: Any) -> Any:
-    total = _ZERO
-    if channels == 3:
-        red, green, blue = values[:area], values[area : 2 * area], values[2 * area : 3 * area]
-        for i in range(area):
-            total += gray_of(red[i], green[i], blue[i])
-    else:
-        for i in range(area):
-            total += values[i]
-    return total / np.float32(area)
+    total = 0.0
+    for start in range(0, area, _SUMMED):  # float32 loses digits where it sums more values than these
+        stop = min(start + _SUMMED, area)
+        part = _ZERO
+        if channels == 3:
+            red, green, blue = values[:area], values[area : 2 * area], values[2 * area : 3 * area]
+            for i in range(start, stop):
+                part += gray_of(red[i], green[i], blue[i])
+        else:
+            for i in range(start, stop):
+                part += values[i]
+        total += part
+    return np.float32(total / area)
 
 
 @inlined
@@ -125,6 +131,82 @@ def jitter(view: Any, channels: Any, height: Any, width: Any, drawn: Any, fields
                 _saturate(values, area, factor)
 
 
+@device_function
+def _hue_on_circle(distance: tl.tensor, chroma: tl.tensor, lowest: tl.tensor) -> tl.tensor:
+    distance = tl.abs(distance)
+    distance = tl.minimum(distance, tl.abs(6 * chroma - distance))
+    return lowest + tl.minimum(tl.maximum(2 * chroma - distance, 0.0), chroma)
+
+
+@device_function
+def _jitter_step(
+    red: tl.tensor, green: tl.tensor, blue: tl.tensor, which: tl.tensor, factor: tl.tensor, mean: tl.tensor
+) -> tl.tuple:
+    """Apply one of the four to RGB values: a blend with black, the mean gray value or the gray values, or a turn of the hue."""
+    if which == 3:
+        if factor != 0:
+            lowest = tl.minimum(tl.minimum(red, green), blue)
+            chroma = tl.maximum(tl.maximum(red, green), blue) - lowest
+            arc = green + blue - red + chroma - lowest
+            hue = tl.where(green >= blue, arc, -arc) + 6 * factor * chroma
+            red = _hue_on_circle(hue, chroma, lowest)
+            green = _hue_on_circle(hue - 2 * chroma, chroma, lowest)
+            blue = _hue_on_circle(hue + 2 * chroma, chroma, lowest)
+    elif factor != 1:
+        other = tl.where(which == 0, 0.0, tl.where(which == 1, mean, gray_of_pixel(red, green, blue))) * (1 - factor)
+        red = unit_value(factor * red + other)
+        green = unit_value(factor * green + other)
+        blue = unit_value(factor * blue + other)
+    return red, green, blue
+
+
+@device_function
+def _gray_before_contrast(pixel: tl.tuple, view: tl.tensor, drawn: tl.tuple, fields: tl.tuple) -> tl.tensor:
+    """The gray values of which contrast needs the mean: after what comes before it in the view's order."""
+    gray = pixel[0]
+    is_before = True
+    if len(pixel) == 3:
+        red, green, blue = pixel
+        for step in range(4):
+            which = tl.load(drawn[1] + 4 * view + step)
+            is_before = is_before & (which != 1)
+            if is_before:
+                red, green, blue = _jitter_step(red, green, blue, which, tl.load(drawn[0] + 4 * view + which), 0.0)
+        gray = gray_of_pixel(red, green, blue)
+    else:
+        for step in range(4):
+            which = tl.load(drawn[1] + 4 * view + step)
+            is_before = is_before & (which != 1)
+            if is_before & (which == 0):
+                gray = unit_value(gray * tl.load(drawn[0] + 4 * view))
+    return gray
+
+
+@gpu_kernel(mean_of=_gray_before_contrast)
+def jitter_pixels(
+    pixel: tl.tuple, y: tl.tensor, x: tl.tensor, view: tl.tensor, drawn: tl.tuple, fields: tl.tuple, mean: tl.tensor
+) -> tl.tuple:
+    """As :func:`jitter`."""
+    if len(pixel) == 3:
+        red, green, blue = pixel
+        for step in range(4):
+            which = tl.load(drawn[1] + 4 * view + step)
+            red, green, blue = _jitter_step(red, green, blue, which, tl.load(drawn[0] + 4 * view + which), mean)
+        changed = red, green, blue
+    else:
+        changed = pixel
+        for step in range(4):
+            which = tl.load(drawn[1] + 4 * view + step)
+            factor = tl.load(drawn[0] + 4 * view + which)
+            if (which <= 1) & (factor != 1):
+                other = tl.where(which == 1, mean * (1 - factor), 0.0)
+                blended: tl.tuple = ()
+                for channel in tl.static_range(len(pixel)):
+                    blended = blended + (unit_value(changed[channel] * factor + other),)
+                changed = blended
+    return changed
+
+
 @dataclass(frozen=True, repr=False)
 class ColorJitter(Operation):
     """Change brightness, contrast, saturation and hue by random factors, in a random order.
@@ -154,6 +236,7 @@ class ColorJitter(Operation):
     columns = 5
     commutes_with_flips = True
     cpu_kernel = jitter
+    gpu_kernel = jitter_pixels
     torchvision_has_p = False
 
     def __post_init__(self) -> None:
@@ -205,8 +288,9 @@ class ColorJitter(Operation):
             ("saturation", 1.0, 0.0),
             ("hue", 0.0, -0.5),
         ):
-            low, high = shown[name]
-            strength = round(high - centre, 12)
-            if strength >= 0 and abs(max(lowest, centre - strength) - low) < 1e-9:
-                shown[name] = strength
+            high = shown[name][1]
+            for strength in (round(high - centre, 12), high - centre):
+                if strength >= 0 and (max(lowest, centre - strength), centre + strength) == shown[name]:
+                    shown[name] = strength
+                    break
         return shown

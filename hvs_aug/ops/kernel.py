@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import threading
+import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
+numba: Any
 try:
     import numba
-    from numba import carray
 except ImportError:  # The torch definitions render instead; hvs_aug.ops.cpu says so once.
     numba = None
 
-    def carray(pointer: Any, shape: Any) -> Any:
-        """Stand in for numba's function of this name, in functions that are then never run."""
-        raise NotImplementedError("numba is not installed")
+carray: Any = getattr(numba, "carray", None)
 
 
 __all__ = [
@@ -25,7 +26,9 @@ __all__ = [
     "carray",
     "compile_options",
     "compiled",
+    "compiling",
     "cpu_kernel",
+    "digest_of_sources",
     "inlined",
     "inlined_in_order",
     "is_available",
@@ -34,14 +37,15 @@ __all__ = [
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Sums may be reordered and fused, which vector units need; NaN and infinity keep their meaning.
-_FAST = {"contract", "nsz", "arcp"}
+# Sums may be reordered and fused, which vector units need; NaN and infinity keep their meaning. Quotients are exact: a crop that
+# keeps its size has weights of 1 and 0.
+_FAST = {"contract", "nsz"}
 _REORDERED = _FAST | {"reassoc"}
 
 
 def is_available() -> bool:
-    """Whether numba can be imported."""
-    return numba is not None
+    """Whether numba can be imported, and compiles (``NUMBA_DISABLE_JIT`` is not set)."""
+    return numba is not None and not numba.config.DISABLE_JIT
 
 
 def compile_options(reorder_sums: bool = True) -> dict[str, Any]:
@@ -67,26 +71,47 @@ def _njit(function: Function, reorder_sums: bool) -> Function:
 
 
 # A process must not fork while another of its threads compiles: the child would inherit numba's compiler lock, held for ever.
-_compiling = threading.RLock()
+compiling = threading.RLock()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_compiling.acquire, after_in_parent=_compiling.release, after_in_child=_compiling.release)
+    os.register_at_fork(before=compiling.acquire, after_in_parent=compiling.release, after_in_child=compiling.release)
 
 
-def compiled(make: Callable[[bool], Any]) -> Any:
-    """Compile with ``make(cache)``: into numba's cache on disk, or without one where no folder can be written.
+@functools.cache
+def digest_of_sources(folder: Path) -> str:
+    """A digest of all Python files of a folder."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(folder.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _named_by_sources(function: Callable[..., None]) -> Callable[..., None]:
+    """The function under a name that changes with any file of this package.
+
+    numba's cache looks at the file of the function that it compiles only, not at those of the functions that this one calls.
+    """
+    named = types.FunctionType(function.__code__, function.__globals__, function.__name__)
+    named.__module__ = function.__module__
+    named.__qualname__ = f"{function.__qualname__}.{digest_of_sources(Path(__file__).parent)}"
+    return named
+
+
+def compiled(decorator: Callable[[bool], Any], function: Callable[..., None]) -> Any:
+    """Compile with ``decorator(cache)``: into numba's cache on disk, or without one where no folder can be written.
 
     LLVM's straight-line vectoriser, which numba leaves off, is on meanwhile: it turns the sum over the three channels of a pixel
     into one vector operation, which makes the resampling of lines 1.7 times as fast.
     """
-    with _compiling:
+    named = _named_by_sources(function)
+    with compiling:
         before, numba.config.SLP_VECTORIZE = numba.config.SLP_VECTORIZE, 1
         try:
             try:
-                return make(True)
-            except RuntimeError as error:
-                if "cannot cache" not in str(error):
+                return decorator(True)(named)
+            except (OSError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and "cannot cache" not in str(error):
                     raise
-                return make(False)
+                return decorator(False)(named)  # no folder can be written, or the disk is full
         finally:
             numba.config.SLP_VECTORIZE = before
 
@@ -142,13 +167,17 @@ class CPUKernel:
 
     def __init__(self, function: Callable[..., None]) -> None:
         self.function = function
-        functools.update_wrapper(self, function)
+        self._compiled: Any = None
+        self.__module__, self.__qualname__, self.__doc__ = function.__module__, function.__qualname__, function.__doc__
 
-    @functools.cached_property
+    @property
     def address(self) -> int:
         """Where the compiled function starts."""
-        self._compiled = compiled(lambda cache: numba.cfunc(_signature(), cache=cache, **compile_options())(self.function))
-        return int(self._compiled.address)
+        # No cached_property: before Python 3.12 it holds a lock, which a forked child could inherit.
+        with compiling:
+            if self._compiled is None:
+                self._compiled = compiled(lambda cache: numba.cfunc(_signature(), cache=cache, **compile_options()), self.function)
+            return int(self._compiled.address)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _kernel_of, (self.function.__module__, self.function.__qualname__)

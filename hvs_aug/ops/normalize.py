@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .._check import fail, is_traced, readable, require
 from .kernel import carray, cpu_kernel
-from .operation import Draws, Operation
+from .operation import Draws, Operation, to_numbers
+from .triton_kernel import gpu_kernel, tl
 
 __all__ = ["Normalize"]
 
@@ -26,6 +27,17 @@ def normalize(view: Any, channels: Any, height: Any, width: Any, drawn: Any, fie
         plane = planes[channel]
         for i in range(height * width):
             plane[i] = plane[i] * factor + offset
+
+
+@gpu_kernel
+def normalize_pixels(
+    pixel: tl.tuple, y: tl.tensor, x: tl.tensor, view: tl.tensor, drawn: tl.tuple, fields: tl.tuple, mean: tl.tensor
+) -> tl.tuple:
+    """As :func:`normalize`."""
+    changed: tl.tuple = ()
+    for channel in tl.static_range(len(pixel)):
+        changed = changed + (pixel[channel] * fields[2 * channel] + fields[2 * channel + 1],)
+    return changed
 
 
 def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
@@ -54,14 +66,12 @@ class Normalize(Operation):
 
     commutes_with_flips = True
     cpu_kernel = normalize
+    gpu_kernel = normalize_pixels
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            values = getattr(self, name)
-            try:
-                object.__setattr__(self, name, tuple(float(value) for value in values))
-            except (TypeError, ValueError):
-                fail(f"Normalize({name})", "a number for each channel", values)
+            values = to_numbers(getattr(self, name), f"Normalize({name})", "a number for each channel, all finite")
+            object.__setattr__(self, name, values)
         came = f"mean {self.mean} and std {self.std}"
         require(len(self.mean) == len(self.std) > 0, "Normalize(mean, std)", "as many means as standard deviations", came)
         require(all(value > 0 for value in self.std), "Normalize(std)", "positive numbers", self.std)
@@ -70,7 +80,8 @@ class Normalize(Operation):
         # A stand-in for a tensor must not be kept: it belongs to the trace that it was made in.
         constants = _kept_constants if images.device.type != "cpu" and not is_traced(images) else _constants
         mean, std = constants(tuple(self.mean), tuple(self.std), images.device)
-        return (images - mean) / std
+        normalized: Tensor = (images - mean) / std
+        return normalized
 
     def require_channels(self, channels: int) -> None:
         if len(self.mean) != channels:

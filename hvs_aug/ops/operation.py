@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar
@@ -9,10 +10,22 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .._check import fail, require_fraction
+from .._check import describe, fail, require_fraction
 from .kernel import CPUKernel
+from .triton_kernel import GPUKernel
 
-__all__ = ["Draws", "Operation", "masked", "per_image", "require_count", "require_range", "to_range"]
+__all__ = [
+    "Draws",
+    "Operation",
+    "is_number",
+    "masked",
+    "per_image",
+    "require_count",
+    "require_range",
+    "text",
+    "to_numbers",
+    "to_range",
+]
 
 Draws = Mapping[str, Tensor]
 
@@ -31,7 +44,8 @@ class Operation:
         columns: how many uniform numbers :meth:`draw` takes for a view.
         is_geometric: whether it moves pixels and is shared by candidates that are tied (``ViewSlot(tie="crop")``).
         commutes_with_flips: whether flipping before it is flipping after it, so that a flip costs nothing, as part of the crop.
-        cpu_kernel: its kernel for the CPU, or ``None``: then its definition runs.
+        cpu_kernel: its kernel for the CPU, or ``None``: then its definition runs. A class that overrides ``apply`` inherits none.
+        gpu_kernel: its kernel for the GPU (:class:`hvs_aug.ops.triton_kernel.GPUKernel`), or ``None``, likewise.
         needs_unit_range: whether its pixels must be in [0, 1], so that it cannot follow a normalisation.
         torchvision_has_p: whether torchvision's class of this name takes ``p``; else it stands in a ``RandomApply``.
 
@@ -56,8 +70,21 @@ class Operation:
     is_geometric: ClassVar[bool] = False
     commutes_with_flips: ClassVar[bool] = False
     cpu_kernel: ClassVar[CPUKernel | None] = None
+    gpu_kernel: ClassVar[GPUKernel | None] = None
     torchvision_has_p: ClassVar[bool] = True
     needs_unit_range: ClassVar[bool] = True
+
+    def __init_subclass__(cls) -> None:
+        """Check what the class says; one with a definition of its own does not inherit the kernel of another definition."""
+        super().__init_subclass__()
+        for kernel in ("cpu_kernel", "gpu_kernel"):
+            if "apply" in cls.__dict__ and kernel not in cls.__dict__:
+                setattr(cls, kernel, None)
+        made, values = cls.cpu_kernel, cls.identity
+        if made is not None and not isinstance(made, CPUKernel):
+            fail(f"{cls.__name__}.cpu_kernel", "a function made with hvs_aug.ops.cpu_kernel, or None", describe(made))
+        if not isinstance(values, Mapping) or not all(isinstance(value, Tensor) for value in values.values()):
+            fail(f"{cls.__name__}.identity", "a tensor for each parameter, by its name", describe(values))
 
     def __post_init__(self) -> None:
         """Check the fields; one that defines its own calls this first."""
@@ -67,7 +94,7 @@ class Operation:
     def draw(self, uniform: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         """Turn uniform numbers into parameters, as if the operation were applied to every view.
 
-        Shape: uniform ``(V, B, columns)`` float64 in [0, 1), on the CPU; size the view's (height, width) in pixels -> for each name
+        Shape: uniform ``(V, B, columns)`` float32 in [0, 1), on the CPU; size the view's (height, width) in pixels -> for each name
             of ``identity`` a tensor ``(V, B, *shape)`` of that dtype. Without an override: ``applied``, true everywhere.
         """
         return {name: torch.ones(uniform.shape[:2], dtype=torch.bool, device="cpu") for name in self.identity}
@@ -84,7 +111,7 @@ class Operation:
         """Raise HVSError if images of this many channels do not define the operation, saying how to leave it out."""
 
     def kernel_fields(self, channels: int, size: tuple[int, int], scale: float) -> list[float]:
-        """The numbers that :attr:`cpu_kernel` gets as ``fields`` for views of this size at this scale."""
+        """The numbers that :attr:`cpu_kernel` and :attr:`gpu_kernel` get as ``fields`` for views of this size at this scale."""
         return []
 
     def kernel_scratch(self, channels: int, size: tuple[int, int]) -> int:
@@ -95,7 +122,7 @@ class Operation:
         """The operation as the line that a user of torchvision.transforms.v2 would write."""
         line = f"v2.{self._call(leave_out=() if self.torchvision_has_p else ('p',))}"
         prob = getattr(self, "p", 1.0)
-        return line if self.torchvision_has_p or prob == 1 else f"v2.RandomApply([{line}], p={prob:g})"
+        return line if self.torchvision_has_p or prob == 1 else f"v2.RandomApply([{line}], p={text(prob)})"
 
     def _shown(self) -> dict[str, Any]:
         """The fields as they are shown, by name."""
@@ -104,7 +131,7 @@ class Operation:
     def _call(self, leave_out: Sequence[str] = ()) -> str:
         defaults = {field.name: field.default for field in fields(self)}  # type: ignore[arg-type]
         shown = {name: value for name, value in self._shown().items() if name not in leave_out}
-        changed = [f"{name}={_text(value)}" for name, value in shown.items() if _text(value) != _text(defaults[name])]
+        changed = [f"{name}={text(value)}" for name, value in shown.items() if text(value) != text(defaults[name])]
         return f"{type(self).__name__}({', '.join(changed)})"
 
     def __repr__(self) -> str:
@@ -126,19 +153,20 @@ def per_image(values: Tensor) -> Tensor:
 
 def require_range(bounds: Any, call: str, low: float, high: float, *, above: bool = False) -> tuple[float, float]:
     """Return (lowest, highest) as floats, or fail unless ``low <= lowest <= highest <= high`` (``above``: ``low < lowest``)."""
-    pair = isinstance(bounds, (tuple, list)) and len(bounds) == 2 and all(_is_number(bound) for bound in bounds)
+    pair = isinstance(bounds, (tuple, list)) and len(bounds) == 2 and all(is_number(bound) for bound in bounds)
     fits = pair and (low < bounds[0] if above else low <= bounds[0]) and bounds[0] <= bounds[1] <= high
     if not fits:
-        sign = "<" if above else "<="
-        fail(call, f"(lowest, highest) with {low:g} {sign} lowest <= highest <= {high:g}", bounds)
+        least = "" if math.isinf(low) else f"{low:g} {'<' if above else '<='} "
+        most = "" if math.isinf(high) else f" <= {high:g}"
+        fail(call, f"(lowest, highest) with {least}lowest <= highest{most}, all finite", describe(bounds))
     return float(bounds[0]), float(bounds[1])
 
 
 def to_range(value: Any, call: str, centre: float, low: float, high: float) -> tuple[float, float]:
     """Read a strength around the identity, or a pair of bounds, as torchvision's ColorJitter reads them."""
-    if _is_number(value):
-        if value < 0 or (centre == 0 and value > high):
-            fail(call, f"a strength in [0, {high:g}]" if centre == 0 else "a strength of at least 0", value)
+    if isinstance(value, (int, float)):
+        if not is_number(value) or value < 0 or (centre == 0 and value > high):
+            fail(call, f"a strength in [0, {high:g}]" if centre == 0 else "a strength of at least 0", describe(value))
         return max(low, centre - float(value)), centre + float(value)
     return require_range(value, call, low, high)
 
@@ -146,17 +174,30 @@ def to_range(value: Any, call: str, centre: float, low: float, high: float) -> t
 def require_count(value: Any, call: str, least: int = 1) -> int:
     """Fail unless the value is an integer of at least this."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        fail(call, f"an integer of at least {least}", value)
+        fail(call, f"an integer of at least {least}", describe(value))
     return value
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def to_numbers(value: Any, call: str, expected: str) -> tuple[float, ...]:
+    """Read a sequence of numbers as floats, or fail unless all are finite."""
+    try:
+        numbers = tuple(float(number) for number in value)
+    except (TypeError, ValueError):
+        numbers = ()
+    if isinstance(value, str) or len(numbers) == 0 or not all(map(math.isfinite, numbers)):
+        fail(call, expected, describe(value))
+    return numbers
 
 
-def _text(value: Any) -> str:
+def is_number(value: object) -> bool:
+    """Whether the value is a finite int or float."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def text(value: Any) -> str:
+    """A field as it is shown: floats in as few digits as make them, without a point where they are whole."""
     if isinstance(value, float):
-        return f"{value:.12g}"
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     if isinstance(value, tuple):
-        return f"({', '.join(map(_text, value))}{',' if len(value) == 1 else ''})"
+        return f"({', '.join(map(text, value))}{',' if len(value) == 1 else ''})"
     return repr(value)

@@ -13,6 +13,7 @@ from torch import Tensor
 from .._check import require
 from .kernel import carray, cpu_kernel
 from .operation import Draws, Operation, per_image, require_count
+from .triton_kernel import gpu_kernel, tl
 
 __all__ = ["RandomPosterize"]
 
@@ -30,6 +31,20 @@ def posterize(view: Any, channels: Any, height: Any, width: Any, drawn: Any, fie
         values[i] = min(max(np.float32(math.floor(values[i] * levels)), _ZERO), levels - _ONE) / levels
 
 
+@gpu_kernel
+def posterize_pixels(
+    pixel: tl.tuple, y: tl.tensor, x: tl.tensor, view: tl.tensor, drawn: tl.tuple, fields: tl.tuple, mean: tl.tensor
+) -> tl.tuple:
+    """As :func:`posterize`."""
+    is_posterized = tl.load(drawn[0] + view) != 0
+    changed: tl.tuple = ()
+    for channel in tl.static_range(len(pixel)):
+        value = pixel[channel]
+        level = tl.minimum(tl.maximum(tl.floor(value * fields[0]), 0.0), fields[0] - 1)
+        changed = changed + (tl.where(is_posterized, level / fields[0], value),)
+    return changed
+
+
 @dataclass(frozen=True, repr=False)
 class RandomPosterize(Operation):
     """Keep ``bits`` bits of every value, 0 to 8, with probability ``p``: 2 ** bits levels, rounded down.
@@ -43,6 +58,7 @@ class RandomPosterize(Operation):
     identity = {"applied": torch.tensor(False, device="cpu")}
     commutes_with_flips = True
     cpu_kernel = posterize
+    gpu_kernel = posterize_pixels
 
     def __post_init__(self) -> None:
         super().__post_init__()

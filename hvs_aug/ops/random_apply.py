@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .._check import require_fraction
 from .group import Group
+from .operation import text
 
 __all__ = ["RandomApply"]
 
@@ -24,9 +26,13 @@ class RandomApply(Group):
 
     columns = 1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_fraction(self.p, "RandomApply(p)")
+
     def members_applied(self, uniform: Tensor) -> list[Tensor]:
         applied = uniform[..., 0] < self.p
         return [applied] * len(self.members)
 
     def torchvision_name(self) -> str:
-        return f"v2.RandomApply([{', '.join(member.torchvision_name() for member in self.members)}], p={self.p:g})"
+        return f"v2.RandomApply([{', '.join(member.torchvision_name() for member in self.members)}], p={text(self.p)})"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._check import fail
 from .group import Group
+from .operation import text, to_numbers
 
 __all__ = ["RandomChoice"]
 
@@ -28,19 +29,20 @@ class RandomChoice(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        weights = [1.0] * len(self.members) if self.p is None else list(self.p)
-        if len(weights) != len(self.members) or min(weights) < 0 or sum(weights) <= 0:
-            fail("RandomChoice(p)", f"{len(self.members)} weights of at least 0, not all of them 0", self.p)
         if self.p is not None:
-            object.__setattr__(self, "p", tuple(float(weight) / sum(weights) for weight in weights))
+            call, expected = "RandomChoice(p)", f"{len(self.members)} weights of at least 0, not all of them 0"
+            weights = to_numbers(self.p, call, expected)
+            if len(weights) != len(self.members) or min(weights) < 0 or sum(weights) <= 0:
+                fail(call, expected, self.p)
+            object.__setattr__(self, "p", weights)
 
     def members_applied(self, uniform: Tensor) -> list[Tensor]:
         count = len(self.members)
-        weights = [1 / count] * count if self.p is None else list(self.p)
-        edges = torch.tensor(weights, dtype=torch.float64, device="cpu").cumsum(0)
+        weights = torch.tensor([1.0] * count if self.p is None else self.p, dtype=torch.float64, device="cpu")
+        edges = (weights / weights.sum()).cumsum(0)
         chosen = torch.bucketize(uniform[..., 0].double(), edges[:-1], right=True)
         return [chosen == index for index in range(count)]
 
     def torchvision_name(self) -> str:
-        weights = "" if self.p is None else f", p=[{', '.join(f'{weight:g}' for weight in self.p)}]"
+        weights = "" if self.p is None else f", p=[{', '.join(map(text, self.p))}]"
         return f"v2.RandomChoice([{', '.join(member.torchvision_name() for member in self.members)}]{weights})"

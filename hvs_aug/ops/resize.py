@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,7 +28,7 @@ class Resize(Operation):
     max_size: int | None = None
 
     def __post_init__(self) -> None:
-        size = self.size
+        size: Any = self.size
         if isinstance(size, (list, tuple)) and len(size) == 1:
             size = size[0]
         if isinstance(size, (list, tuple)):
@@ -51,6 +51,8 @@ class Resize(Operation):
         new_short, new_long = self.size, int(self.size * long / short)
         if self.max_size is not None and new_long > self.max_size:
             new_short, new_long = int(self.max_size * new_short / new_long), self.max_size
+            hint = "a larger max_size, or none, leaves such an image at least one pixel."
+            require(new_short > 0, "Resize(max_size)", "images of at least one pixel", f"one of {height} x {width}", hint)
         return (new_short, new_long) if height <= width else (new_long, new_short)
 
     def prepare(self, image: Tensor) -> Tensor:

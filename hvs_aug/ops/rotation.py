@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._check import fail, require_name
-from .operation import Draws, Operation, per_image, require_range
+from .operation import Draws, Operation, per_image, require_range, to_numbers
 
 __all__ = ["RandomRotation"]
 
@@ -45,11 +45,9 @@ class RandomRotation(Operation):
         bounds = require_range(degrees, "RandomRotation(degrees)", -float("inf"), float("inf"))
         object.__setattr__(self, "degrees", bounds)
         require_name(self.interpolation, ("nearest", "bilinear"), "RandomRotation(interpolation)")
-        try:
-            fill = (self.fill,) if isinstance(self.fill, (int, float)) else tuple(self.fill)
-            object.__setattr__(self, "fill", tuple(float(number) for number in fill))
-        except (TypeError, ValueError):
-            fail("RandomRotation(fill)", "a number, or one for each channel", self.fill)
+        fill = (self.fill,) if isinstance(self.fill, (int, float)) else self.fill
+        fill = to_numbers(fill, "RandomRotation(fill)", "a number, or one for each channel, all finite")
+        object.__setattr__(self, "fill", fill)
 
     def draw(self, uniform: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         assert isinstance(self.degrees, tuple)
@@ -57,6 +55,8 @@ class RandomRotation(Operation):
         return {"degrees": (low + (high - low) * uniform[..., 0]).float()}
 
     def apply(self, images: Tensor, drawn: Draws, scale: float = 1.0) -> Tensor:
+        if len(images) == 0:
+            return images.clone()  # affine_grid refuses a batch of no images
         height, width = images.shape[-2:]
         angle = torch.deg2rad(drawn["degrees"])
         cosine, sine = torch.cos(angle), torch.sin(angle)
@@ -71,15 +71,18 @@ class RandomRotation(Operation):
         inside = sampled[:, -1:]
         assert isinstance(self.fill, tuple)
         fill = torch.tensor(self.fill, dtype=images.dtype, device="cpu").to(images.device, non_blocking=True).view(-1, 1, 1)
-        rotated = sampled[:, :-1] * (inside >= 0.5) + fill * (inside < 0.5) if self.interpolation == "nearest" else sampled[:, :-1]
-        if self.interpolation == "bilinear":
-            rotated = rotated + (1 - inside) * fill
+        if self.interpolation == "nearest":
+            rotated = torch.where(inside < 0.5, fill, sampled[:, :-1])
+        else:
+            # What is sampled fades to 0 at the edges; torchvision blends that with the fill, and so fades twice.
+            rotated = (sampled[:, :-1] - fill) * inside + fill
         return torch.where(per_image(drawn["degrees"] == 0), images, rotated)
 
     def require_channels(self, channels: int) -> None:
         assert isinstance(self.fill, tuple)
         if len(self.fill) not in (1, channels):
-            fail("RandomRotation(fill)", f"one number, or one for each of {channels} channels", f"{len(self.fill)}")
+            hint = "recipe.replace(RandomRotation, fill=...), or recipe.without(RandomRotation)."
+            fail("RandomRotation(fill)", f"one number, or one for each of {channels} channels", f"{len(self.fill)}", hint)
 
     def _shown(self) -> dict[str, Any]:
         shown = super()._shown()

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._check import require
 from .gray import require_gray_or_rgb
 from .kernel import carray, cpu_kernel
-from .operation import Draws, Operation, per_image
+from .operation import Draws, Operation, is_number, per_image
 
 __all__ = ["RandomAdjustSharpness"]
 
@@ -61,7 +61,7 @@ class RandomAdjustSharpness(Operation):
     def __post_init__(self) -> None:
         super().__post_init__()
         factor = self.sharpness_factor
-        is_valid = isinstance(factor, (int, float)) and not isinstance(factor, bool) and factor >= 0
+        is_valid = is_number(factor) and factor >= 0
         require(is_valid, "RandomAdjustSharpness(sharpness_factor)", "a number of at least 0", factor)
 
     def apply(self, images: Tensor, drawn: Draws, scale: float = 1.0) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._check import fail, require
 from ..data.batch import ImageBatch
+from ..ops import Normalize
 from ..views.candidates import CandidateViews
 from ..views.recipe import ViewRecipe, ViewSlot
 from .methods import Method
@@ -24,7 +25,8 @@ def features(method: Method, images: ImageBatch | Tensor, recipe: ViewRecipe, ba
 
     Shape: images (N, C, H, W) -> (N, features) float32 on the CPU. The model runs in eval mode.
     """
-    whole = replace(recipe, scale=(1.0, 1.0), ratio=(1.0, 1.0), order=())
+    crop = replace(recipe.crop, scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    whole = ViewRecipe(recipe.size, [crop, *(operation for operation in recipe.operations if isinstance(operation, Normalize))])
     return _encoded(method, images, [ViewSlot(whole, candidates=1, select=1)], torch.Generator(), batch_size)[0]
 
 

@@ -31,6 +31,7 @@ from .build import METHODS, build_method
 from .checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint, whole_file
 from .methods import Method
 from .networks import patch_of
+from .skipped import SkippedImages, naming_killers
 
 __all__ = [
     "CHECKPOINT",
@@ -44,7 +45,7 @@ __all__ = [
     "time_shares",
 ]
 
-CHECKPOINT, ENCODER, METRICS = "checkpoint.safetensors", "encoder.safetensors", "metrics.jsonl"
+CHECKPOINT, ENCODER, METRICS, SKIPPED = "checkpoint.safetensors", "encoder.safetensors", "metrics.jsonl", "skipped.txt"
 
 
 class Images(Protocol):
@@ -145,18 +146,27 @@ class Pretraining:
         self.optimizer = torch.optim.AdamW([decayed, kept], lr=self.peak_rate)
 
     def run(
-        self, out: Path | None = None, *, log_every: int = 10, progress: bool = True, stop_at: int | None = None
+        self,
+        out: Path | None = None,
+        *,
+        log_every: int = 10,
+        progress: bool = True,
+        stop_at: int | None = None,
+        max_skipped: float = 0.01,
     ) -> list[dict[str, Any]]:
         """Train to the end, or to step ``stop_at``, and return the metrics of every ``log_every``-th step.
 
         With ``out``, metrics go to ``metrics.jsonl`` there, the run to ``checkpoint.safetensors`` after every epoch and on
-        Ctrl-C, and in the end the encoder alone to ``encoder.safetensors``. Nothing is written before the first step is done.
+        Ctrl-C, and in the end the encoder alone to ``encoder.safetensors``; the images that the dataset skipped, with the reason
+        of each, to ``skipped.txt``. Nothing else is written before the first step is done.
 
-        Raises: Interrupted after Ctrl-C; HVSError if the loss is no longer finite.
+        Raises: Interrupted after Ctrl-C; HVSError if the loss is no longer finite, if more than the share ``max_skipped`` of the
+            images were skipped, or if a file ended the process that read it.
         """
         stop = self.total if stop_at is None else min(stop_at, self.total)
         if out is not None:
             _cut_metrics(out / METRICS, self.step)
+        skipped = SkippedImages(self.images, max_skipped, None if out is None else out / SKIPPED, is_resumed=self.step > 0)
         logged: list[dict[str, Any]] = []
         title = f"{self.settings.method}, {self.settings.policy} views"
         with (
@@ -164,7 +174,8 @@ class Pretraining:
             tqdm(total=self.total, initial=self.step, desc=title, unit="step", disable=None if progress else True) as bar,
         ):
             while self.step < stop:
-                for images, waited in _timed(self._rest_of_epoch(stop)):
+                for images, waited in _timed(naming_killers(self._rest_of_epoch(stop), self.dataset)):
+                    skipped.add(images.skipped)
                     measured = (self.step + 1) % log_every == 0 or self.step + 1 == self.total
                     metrics = self.train_step(images, measured)
                     if metrics is not None:

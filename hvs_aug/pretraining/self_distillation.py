@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._check import require
+from ..ops import GaussianBlur
 from ..selection.losses import DINOLoss, IBOTLoss
 from ..selection.reuse import ReusedTeacher, reuse
 from ..selection.sampler import HardPairSampler, HardViews
 from ..views.candidates import CandidateViews
-from ..views.recipe import ViewSlot
+from ..views.recipe import ViewRecipe, ViewSlot
 from .methods import Method, cosine_to_one
 from .networks import PrototypeHead, VisionTransformer, average, patch_of, teacher_of
 
@@ -223,5 +224,8 @@ def masked_patch_loss(scores: Tensor, targets: Tensor, masks: Tensor) -> Tensor:
 
 def _whole_patches(slot: ViewSlot, patch: int) -> ViewSlot:
     side = max(patch, round(slot.recipe.size / patch) * patch)
-    taps = min(slot.recipe.blur_kernel, 2 * (side - 1) + 1)
-    return replace(slot, recipe=replace(slot.recipe, size=side, blur_kernel=taps))
+    recipe: ViewRecipe = slot.recipe
+    blur = recipe.find(GaussianBlur)
+    if isinstance(blur, GaussianBlur):
+        recipe = recipe.replace(GaussianBlur, kernel_size=min(blur.kernel_size, 2 * (side - 1) + 1))
+    return replace(slot, recipe=replace(recipe, size=side))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .._check import describe, fail, require
+from .._check import HVSError, describe, fail, require
 
-__all__ = ["Output", "by_view", "forward_slots", "map_output"]
+__all__ = ["Output", "blame_dtype", "by_view", "forward_slots", "map_output"]
 
 Output: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 """What a model returns for n images: tensors whose first axis is n. As a slot's output, the leading axes are (v, B)."""
@@ -103,3 +103,17 @@ def _checked(output: Any, images: Tensor, call: str) -> Output:
         require(leaf.is_floating_point(), call, "floating-point outputs", leaf)
         require(leaf.device == images.device, call, f"outputs on {images.device}, where the images are", leaf)
     return result
+
+
+def blame_dtype(error: Exception, roots: Iterable[nn.Module], pixels: Sequence[Tensor]) -> None:
+    """Say that a model's weights have another dtype than the views, if a first forward failed for that; else return."""
+    dtypes = {weight.dtype for root in roots for weight in root.parameters() if weight.is_floating_point()}
+    others = sorted(str(dtype).removeprefix("torch.") for dtype in dtypes - {pixels[0].dtype})
+    if not others or "type" not in str(error).lower() or isinstance(error, HVSError):
+        return
+    views = str(pixels[0].dtype).removeprefix("torch.")
+    hint = f"cast in the model, lambda pixels: model(pixels.to(torch.{others[0]})), or score under Scoring(dtype=...)."
+    try:
+        fail("HardPairSampler(model)", f"a model that takes {views} views", f"one with {', '.join(others)} weights", hint)
+    except HVSError as explained:
+        raise explained from error

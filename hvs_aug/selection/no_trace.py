@@ -11,33 +11,38 @@ hides the modules that it calls; these are read off the function.
 
 from __future__ import annotations
 
-import operator
 import random
 import threading
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import chain, islice
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.module import register_module_module_registration_hook, register_module_parameter_registration_hook
 from torch.nn.utils import parametrize
 
 from .._check import fail
+from .kept import Part, Values, of_kind
 
-__all__ = ["autocast_dtype", "untraced"]
+__all__ = ["Memory", "autocast_dtype", "untraced"]
 
 _CALL = "HardPairSampler(model)"
+_REMEMBERED = 64 << 20  # bytes; a larger queue gets its memory anew in each step
 
 
 @contextmanager
 def untraced(
-    roots: Iterable[nn.Module], device: torch.device, *, dtype: torch.dtype | None = None, restore_buffers: bool = True
+    roots: Iterable[nn.Module],
+    device: torch.device,
+    *,
+    dtype: torch.dtype | None = None,
+    restore_buffers: bool = True,
+    memory: Memory | None = None,
 ) -> Iterator[None]:
     """Run forwards inside, and find the modules, the gradients and the random state outside as they were, also after an error.
 
@@ -56,13 +61,14 @@ def untraced(
         device: where the forwards run.
         dtype: of the forwards, float32 for full precision; ``None`` follows the caller.
         restore_buffers: put the buffers back; ``False`` leaves their updates.
+        memory: what the last step needed, to be used again.
 
     Raises:
         HVSError: before a module runs that has lazy parameters, as running would make them; or if a forward wrote into
             gradients that were there before.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is kept, not used
-    kept = _Kept(restore_buffers)
+    kept = _Kept(restore_buffers, memory if memory is not None else Memory())
     with ExitStack() as stack:
         accelerated = device.type in ("cuda", "xpu") and torch.get_device_module(device).is_available()
         devices = [device] if accelerated else []
@@ -71,9 +77,9 @@ def untraced(
         stack.enter_context(_precision(device, dtype))
         stack.enter_context(_own_parametrizations())
         try:
-            for root in roots:
-                kept.keep(root)
-            with _seeing(kept.keep), _registering(kept.registered):
+            with _registering(kept.registered), _seeing(kept.keep):
+                for root in roots:
+                    kept.keep(root)
                 yield
         finally:
             random.setstate(python_state)
@@ -104,8 +110,14 @@ def _called(module: nn.Module, *arguments: Any, **named: Any) -> Any:
 
 
 def _install() -> None:
+    """Put our function in its place, unless it is there, or below one that another library has put on top of it."""
     global _original_call
-    if nn.Module.__call__ is not _called:
+    if nn.Module.__call__ is _called:
+        return
+    heard: list[nn.Module] = []
+    with _telling(heard.append):
+        nn.Identity()(None)
+    if not heard:
         _original_call = nn.Module.__call__
         nn.Module.__call__ = _called  # type: ignore[method-assign]
 
@@ -114,6 +126,12 @@ def _install() -> None:
 def _seeing(see: _See) -> Iterator[None]:
     """Be told of every module that this thread calls, before it runs."""
     _install()
+    with _telling(see):
+        yield
+
+
+@contextmanager
+def _telling(see: _See) -> Iterator[None]:
     outer, _seer.see = _seer.see, see
     try:
         yield
@@ -141,14 +159,22 @@ def _registering(registered: Callable[[nn.Module, str, Any], None]) -> Iterator[
 # ---------------------------------------------------------------------- what is kept
 
 
+class Memory:
+    """The memory for the values of buffers, from one step to the next: half of the time goes into finding and making it."""
+
+    def __init__(self) -> None:
+        self.values: list[Values | None] = []
+
+
 class _Kept:
     """The state of modules from before they ran: for 151 modules in a part of a millisecond, so by lists, not module by module."""
 
-    def __init__(self, buffers: bool) -> None:
-        self._with_buffers = buffers
+    def __init__(self, buffers: bool, memory: Memory) -> None:
+        self._with_buffers, self._memory = buffers, memory
         self._seen: set[nn.Module] = set()
-        self._parts: list[_Part] = []
-        self._registered: list[tuple[dict[str, Any], str, bool, Any]] = []
+        self._parts: list[Part] = []
+        self._registered: list[tuple[nn.Module, dict[str, Any], str, bool, Any]] = []
+        self._attributes: dict[nn.Module, dict[str, Any]] = {}
         self._bypassed = ExitStack()
 
     def keep(self, root: nn.Module) -> None:
@@ -163,170 +189,45 @@ class _Kept:
                 self._seen.add(module)
                 modules.append(module)
                 pending += module._modules.values()
-        _require_made(_of_kind(modules, lambda kind: issubclass(kind, LazyModuleMixin)))
+        _require_made(of_kind(modules, lambda kind: issubclass(kind, LazyModuleMixin)))
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for module in modules:
                 _bypass(module, self._bypassed)
-        self._parts.append(_Part(modules, self._with_buffers))
+        place = len(self._parts)
+        last = self._memory.values[place] if place < len(self._memory.values) else None
+        self._parts.append(Part(modules, self._with_buffers, last))
+        # PyTorch's own modules make no submodules as they run, but for the lazy ones.
+        for module in of_kind(modules, lambda kind: not kind.__module__.startswith("torch.nn.")):
+            self._attributes[module] = dict(vars(module))
 
     def registered(self, module: nn.Module, name: str, value: nn.Parameter | nn.Module | None) -> None:
         """Remember what was there before a parameter or submodule is registered: a lazily made head, say."""
         if module in self._seen:
             places: dict[str, Any] = module._modules if isinstance(value, nn.Module) else module._parameters
-            self._registered.append((places, name, name in places, places.get(name)))
+            self._registered.append((module, places, name, name in places, places.get(name)))
 
     def restore(self) -> None:
         self._bypassed.close()
-        for places, name, was_there, value in reversed(self._registered):
+        for module, places, name, was_there, value in reversed(self._registered):
             places[name] = value
             if not was_there:
                 del places[name]
+                attributes = self._attributes.get(module, {})
+                if name in attributes:  # self.head = None, until it is made
+                    vars(module)[name] = attributes[name]
         written = [part.restore() for part in self._parts]
+        few = [part.values if part.values is not None and part.values.bytes <= _REMEMBERED else None for part in self._parts]
+        self._memory.values = few
         if any(written):
             hint = "leave its backward pass away where torch.is_grad_enabled() is False."
             fail(_CALL, "a model whose forward writes into no gradients", "one that did, which cannot be undone", hint)
 
 
-class _Part:
-    """The state of some modules.
-
-    A module's dicts of buffers, parameters, submodules and hooks are not public. Nothing public tells a buffer that is absent from
-    one that is ``None``, puts one back without a copy, or lists hooks.
-    """
-
-    def __init__(self, modules: list[nn.Module], buffers: bool) -> None:
-        self._modules = modules
-        self._training = [module.training for module in modules]
-        self._scripts = [_Script(module) for module in _of_kind(modules, lambda kind: issubclass(kind, torch.jit.ScriptModule))]
-        plain = [module for module in modules if not isinstance(module, torch.jit.ScriptModule)] if self._scripts else modules
-        hooks: list[dict[Any, Any]] = []
-        for module in plain:
-            hooks += (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
-        self._hooks = _Entries(hooks)
-        self._buffers = _Entries([module._buffers for module in plain]) if buffers else None
-        self._values = None
-        if self._buffers is not None:
-            own = [value for value in self._buffers.values if value is not None]
-            self._values = _Values([*own, *(value for script in self._scripts for value in script.buffers.values())])
-        # A weight that is no leaf is another's, put there by torch.func.functional_call.
-        weights = chain.from_iterable(map(_values_of, [module._parameters for module in plain]))
-        self._weights = [weight for weight in weights if weight is not None and weight.is_leaf]
-        self._gradients = [weight.grad for weight in self._weights]
-        self._versions = [-1 if gradient is None else gradient._version for gradient in self._gradients]
-        sharded = _of_kind(modules, lambda kind: any(base.__name__ == "FSDPModule" for base in kind.__mro__))
-        self._sharded = [(module, list(module.parameters())) for module in sharded]
-
-    def restore(self) -> bool:
-        """Put back what has changed; tell whether there were gradients that have been written into."""
-        for module, weights in self._sharded:
-            # FSDP2 leaves the root's weights gathered for a backward pass, which does not come.
-            if any(now is not before for now, before in zip(module.parameters(), weights, strict=True)):
-                cast(Any, module).reshard()
-        if [module.training for module in self._modules] != self._training:
-            for module, training in zip(self._modules, self._training, strict=True):
-                module.training = training
-        self._hooks.put_back()
-        if self._buffers is not None and self._values is not None:
-            self._buffers.put_back()
-            for script in self._scripts:
-                script.put_back()
-            self._values.put_back()
-        if not all(map(operator.is_, [weight.grad for weight in self._weights], self._gradients)):
-            for weight, gradient in zip(self._weights, self._gradients, strict=True):
-                weight.grad = gradient
-        return [-1 if gradient is None else gradient._version for gradient in self._gradients] != self._versions
-
-
-def _of_kind(modules: list[nn.Module], is_kind: Callable[[type], bool]) -> list[nn.Module]:
-    """Those of the modules whose class is of a kind; there are few classes, and mostly none of the kind."""
-    kinds = {kind for kind in set(map(type, modules)) if is_kind(kind)}
-    return [module for module in modules if type(module) in kinds] if kinds else []
-
-
-class _Entries:
-    """The entries of many dicts: names and values, which are compared by identity."""
-
-    def __init__(self, dicts: list[dict[Any, Any]]) -> None:
-        self._empty = [entries for entries in dicts if not entries]
-        self._dicts = [entries for entries in dicts if entries]
-        self._lengths = list(map(len, self._dicts))
-        self._names = list(chain.from_iterable(self._dicts))
-        self.values = list(chain.from_iterable(map(_values_of, self._dicts)))
-
-    def put_back(self) -> None:
-        if any(self._empty):
-            for entries in self._empty:
-                entries.clear()
-        if not self._is_same():
-            names, values = iter(self._names), iter(self.values)
-            for entries, length in zip(self._dicts, self._lengths, strict=True):
-                entries.clear()
-                entries.update(zip(islice(names, length), islice(values, length), strict=True))
-
-    def _is_same(self) -> bool:
-        if list(map(len, self._dicts)) != self._lengths or list(chain.from_iterable(self._dicts)) != self._names:
-            return False
-        return all(map(operator.is_, chain.from_iterable(map(_values_of, self._dicts)), self.values))
-
-
-class _Script:
-    """The buffers of a TorchScript module, which can get other tensors; it cannot get other buffers, submodules or hooks."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self.buffers = dict(module.named_buffers(recurse=False))
-
-    def put_back(self) -> None:
-        for name, value in self.buffers.items():
-            if getattr(self._module, name) is not value:
-                setattr(self._module, name, value)
-
-
 def _require_made(modules: Iterable[nn.Module]) -> None:
     for module in modules:
         if cast(Any, module).has_uninitialized_params():
-            hint = "run the model once on a batch of views before the first step; that makes its parameters."
+            hint = "run it once on a batch of views before the first step; that makes its parameters."
             fail(_CALL, "a model whose parameters exist", f"{type(module).__name__}, whose parameters are not yet made", hint)
-
-
-class _Values:
-    """The values of tensors, and where these lie."""
-
-    def __init__(self, tensors: list[Tensor]) -> None:
-        self._tensors = tensors
-        # Aliases, by which to find the tensors' memory again. Not detach(): a graph that waits for its backward pass may hold
-        # a buffer's version.
-        self._aliases = [value.data for value in tensors]
-        self._dtypes = list(map(_dtype, tensors))
-        self._copies: list[tuple[list[Tensor], Tensor]] = []
-        groups: dict[tuple[object, ...], list[Tensor]] = {}
-        for key, own in zip(map(_kind, self._aliases), self._aliases, strict=True):
-            groups.setdefault(key, []).append(own)
-        for group in groups.values():
-            written = [own for own in group if own.is_contiguous() or 0 not in own.stride()]  # else its elements share memory
-            if written:
-                self._copies.append((written, torch.stack(written)))
-
-    def put_back(self) -> None:
-        if list(map(_dtype, self._tensors)) != self._dtypes or not all(map(_lies_at, self._tensors, self._aliases)):
-            for value, own in zip(self._tensors, self._aliases, strict=True):
-                if value.dtype != own.dtype or not _lies_at(value, own):
-                    value.data = own
-        for own_values, copies in self._copies:
-            # There is no public name for it; a loop over 159 buffers costs 1 ms of launches on a GPU.
-            torch._foreach_copy_(own_values, copies.unbind())
-
-
-_values_of, _dtype = operator.methodcaller("values"), operator.attrgetter("dtype")
-_kind = operator.attrgetter("device", "dtype", "shape")
-
-
-def _lies_at(value: Tensor, own: Tensor) -> bool:
-    """Whether a tensor still has the memory, the shape and the strides of its alias."""
-    try:
-        return value.is_set_to(own)
-    except (RuntimeError, TypeError):  # no memory of its own: sparse, sharded, or a stand-in without a device
-        return value.shape == own.shape
 
 
 # ---------------------------------------------------------------------- beside the modules
@@ -337,6 +238,9 @@ def _precision(device: torch.device, override: torch.dtype | None) -> Iterator[N
     """Autocast in the caller's dtype or the one given. Its cache is off: a weight that is cast without gradients must not be what
     the training forward finds there, since it would then not be trained (releases of PyTorch differ in whether it is cached)."""
     dtype = autocast_dtype(device, override)
+    if dtype is None and not torch.is_autocast_enabled(device.type):
+        yield  # A model that autocasts inside its forward empties the cache at its end.
+        return
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None, cache_enabled=False):
         yield
 

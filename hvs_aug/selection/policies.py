@@ -17,9 +17,8 @@ from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
-from .._check import fail, require, require_fraction, require_name
+from .._check import fail, readable, require, require_fraction, require_name
 from ..views.params import ViewParams
 from ..views.recipe import ViewSlot
 from . import search
@@ -388,7 +387,7 @@ def choose(
     step: int,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Ask a policy, and check its answer: the shape always, the values on the CPU alone, since a device would be waited for.
+    """Ask a policy, and check its answer: the shape always, the values on the CPU alone: reading them would block on a GPU.
 
     Raises:
         HVSError: if the indices are not (S, B) int64, or one is not of its slot's candidates, or comes twice.
@@ -399,7 +398,7 @@ def choose(
     right = isinstance(indices, Tensor) and indices.dtype == torch.int64 and indices.ndim == 2 and len(indices) == selected
     if not right or (batch is not None and indices.shape[1] != batch):
         fail(call, f"int64 indices ({selected}, {'B' if batch is None else batch}), one row per kept view", indices)
-    if indices.device.type != "cpu" or isinstance(indices, FakeTensor) or torch.compiler.is_compiling():
+    if not readable(indices):
         return indices
     row = 0
     for span, slot in zip(slot_ranges(slots), slots, strict=True):

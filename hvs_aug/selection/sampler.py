@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .._check import fail, require
+from .._watch import CountWatch
 from ..data.batch import ImageBatch
 from ..views.candidates import CandidateViews
 from ..views.draw import own_generator
@@ -20,18 +21,18 @@ from ..views.params import ViewParams
 from ..views.recipe import ViewSlot
 from .arguments import fitting_teacher, name_of, require_device, require_dtype, views_and_slots
 from .extras import Extras, checked_extras, chosen_extras, model_arguments, scoring_extras
-from .forward import Output, forward_slots
+from .forward import Output, blame_dtype, forward_slots
 from .hard_views import HardViews, Scored
 from .losses import CallableLoss, PairLoss
 from .named import as_policy, as_scoring
-from .no_trace import untraced
+from .no_trace import Memory, untraced
 from .policies import Policy, choose, hardest, needs_table, searches_exactly
 from .reached import find_modules
 from .scale import blame_scale, patch_side, reduced, scoring_side
 from .scoring import Scoring
 from .search import refuse_local_pairs, selection_loss
 from .slots import checked_candidates, first_candidates, winners
-from .watch import NonfiniteWatch, mark
+from .watch import mark
 
 __all__ = ["HardPairSampler", "HardViews", "Scored"]
 
@@ -46,6 +47,12 @@ class _Choice:
     outputs: list[Output | None] | None = None
     teacher_outputs: list[Output | None] | None = None
     pixels: list[Tensor] | None = None
+
+
+_NONFINITE = (
+    "the loss of candidate pairs of {count} image(s) was not finite; such pairs are never chosen. "
+    "HardViews.nonfinite counts them; this is said once."
+)
 
 
 class HardPairSampler:
@@ -107,7 +114,8 @@ class HardPairSampler:
         self.generator = generator if generator is not None else own_generator()
         self.step = 0
         self.listeners: list[Callable[[HardViews | None], None]] = []
-        self._watch = NonfiniteWatch()
+        self._watch = CountWatch(_NONFINITE)
+        self._memory = Memory()
         self._known: tuple[nn.Module, ...] | None = None
         self._patch: int | None = None
         self._has_scored = False
@@ -243,7 +251,8 @@ class HardPairSampler:
         run = partial(forward_slots, chunk=scoring.chunk, channels_last=scoring.channels_last)
         teacher_outputs: list[Output | None] | None = None
         roots = find_modules(self.model, self.teacher, self.loss)
-        with untraced(roots, device, dtype=scoring.dtype, restore_buffers=scoring.restore_buffers):
+        keeping = untraced(roots, device, dtype=scoring.dtype, restore_buffers=scoring.restore_buffers, memory=self._memory)
+        with keeping:
             try:
                 outputs = run(self.model, pixels, arguments)
                 if self.teacher is not None:
@@ -252,6 +261,7 @@ class HardPairSampler:
             except (RuntimeError, AssertionError, ValueError) as error:
                 if self._has_scored:
                     raise
+                blame_dtype(error, roots, pixels)
                 blame_scale(error, scoring.scale, pixels)
             table = self.loss.table(outputs, teacher_outputs, self.slots, extras)
         self._has_scored = True

@@ -1,18 +1,15 @@
-"""Timers and counters of a sampler: seconds by phase, and losses that are not finite."""
+"""Timers of a sampler: seconds by phase."""
 
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import torch
-from torch import Tensor
 
-__all__ = ["NonfiniteWatch", "mark", "timings"]
+__all__ = ["mark", "timings"]
 
 _seconds: ContextVar[tuple[dict[str, float], list[float]] | None] = ContextVar("seconds", default=None)
 
@@ -48,37 +45,3 @@ def mark(phase: str | None, device: torch.device) -> None:
         if phase is not None:
             seconds[phase] += now - last[0]
         last[0] = now
-
-
-class NonfiniteWatch:
-    """Warns once per run about losses that are not finite, some steps late where the device computes behind the host."""
-
-    def __init__(self) -> None:
-        self._warned = False
-        self._total: Tensor | None = None
-        self._arriving: tuple[Tensor, Any] | None = None
-
-    def see(self, count: Tensor) -> None:
-        if self._warned:
-            return
-        if count.device.type == "cpu":
-            self._say(int(count))
-        elif count.device.type == "cuda" and torch.cuda.is_available():
-            self._total = count if self._total is None else self._total + count
-            if self._arriving is not None and self._arriving[1].query():
-                self._say(int(self._arriving[0]))
-                self._arriving = None
-            if self._arriving is None:
-                copy = torch.empty((), dtype=count.dtype, pin_memory=True).copy_(self._total, non_blocking=True)
-                event = torch.Event(count.device)
-                event.record()
-                self._arriving = (copy, event)
-
-    def _say(self, images: int) -> None:
-        if images:
-            self._warned = True
-            warnings.warn(
-                f"the loss of candidate pairs of {images} image(s) was not finite; such pairs are never chosen. "
-                "HardViews.nonfinite counts them; this is said once.",
-                stacklevel=2,
-            )

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .._check import readable, require, require_name
+from .._check import fail, is_traced, readable, require, require_name
+from .._watch import CountWatch
 from ..data.batch import ImageBatch
-from ..ops import CenterCrop, Resize, batched, cpu
+from ..ops import CenterCrop, Resize, batched, cpu, gpu
 from ..ops.crop import unit_of
-from ..ops.operation import Draws
+from ..ops.operation import Draws, require_count
+from ..ops.plan import RenderPlan
 from .draw import OwnGenerator, draw_slot, identities
 from .params import ViewParams
 from .presets import preset_slots
@@ -21,7 +24,8 @@ from .recipe import ViewRecipe, ViewSlot
 
 __all__ = ["CandidateViews"]
 
-Renderer = Literal["auto", "definition", "cpu"]
+Renderer = Literal["auto", "definition", "cpu", "triton"]
+_Render = Callable[..., Tensor]
 
 
 class CandidateViews(nn.Module):
@@ -30,16 +34,19 @@ class CandidateViews(nn.Module):
     Drawing is apart from rendering: :meth:`make_params` draws on the CPU, :meth:`transform` renders on the images' device, and the
     same parameters give the same views, bit for bit, at any size. Nothing drawn is kept on the module.
 
-    On a CPU the views are rendered by compiled kernels (:mod:`hvs_aug.ops.cpu`), on ``torch.get_num_threads()`` threads; elsewhere,
-    and where numba is not installed, by the operations' definitions (:mod:`hvs_aug.ops.batched`). They differ by less than 1e-5.
+    On a CPU the views are rendered by kernels that numba compiles (:mod:`hvs_aug.ops.cpu`), on ``torch.get_num_threads()`` threads;
+    on an NVIDIA GPU by kernels that Triton compiles (:mod:`hvs_aug.ops.gpu`); elsewhere, and where these are not installed, by the
+    operations' definitions (:mod:`hvs_aug.ops.batched`). They differ by less than 1e-5.
 
     Args:
         slots: one :class:`ViewSlot`, or several; DINO has three.
         renderer: ``"auto"`` chooses by the images' device, ``"definition"`` renders by the definitions, ``"cpu"`` by the
-            kernels for the CPU, or fails.
+            kernels for the CPU, ``"triton"`` by those for the GPU, or fails.
+        chunk: how many images are rendered at a time; all by default. Where a GPU's memory does not suffice, rendering is tried
+            once more with fewer, and a warning says which chunk to set.
 
     Raises:
-        HVSError: if there is no slot, or a recipe is of an unknown kind.
+        HVSError: if there is no slot, or a recipe is of an unknown kind, or the renderer is not installed.
 
     Example:
         >>> import torch
@@ -53,11 +60,11 @@ class CandidateViews(nn.Module):
         True
     """
 
-    def __init__(self, slots: ViewSlot | Sequence[ViewSlot], *, renderer: Renderer = "auto") -> None:
+    def __init__(self, slots: ViewSlot | Sequence[ViewSlot], *, renderer: Renderer = "auto", chunk: int | None = None) -> None:
         super().__init__()
         call = "CandidateViews(slots)"
-        is_sequence = isinstance(slots, (list, tuple))
-        self.slots: tuple[ViewSlot, ...] = tuple(slots) if is_sequence else (cast(ViewSlot, slots),)
+        given: Any = slots if isinstance(slots, (list, tuple)) else [slots]
+        self.slots: tuple[ViewSlot, ...] = tuple(given)
         require(len(self.slots) > 0, call, "at least one ViewSlot", "none")
         for slot in self.slots:
             require(isinstance(slot, ViewSlot), call, "ViewSlots", slot, "hvs_aug.convert makes them of a transform.")
@@ -71,13 +78,21 @@ class CandidateViews(nn.Module):
         fits = not (self._prepares and pipelines)
         require(fits, call, "no Resize or CenterCrop before the crop beside a Kornia pipeline", list(self._prepares), hint)
         self.kornia = nn.ModuleDict({name: _kornia_pipeline(pipeline) for name, pipeline in pipelines.items()})
-        require_name(renderer, ("auto", "definition", "cpu"), "CandidateViews(renderer)")
-        hint = "pip install numba"
-        require(renderer != "cpu" or cpu.is_available(), "CandidateViews(renderer)", "numba for 'cpu'", "no such package", hint)
+        call = "CandidateViews(renderer)"
+        require_name(renderer, ("auto", "definition", "cpu", "triton"), call)
+        require(renderer != "cpu" or cpu.is_available(), call, "numba for 'cpu'", "no such package", "pip install numba")
+        is_installed = renderer != "triton" or gpu.is_installed()
+        require(is_installed, call, "a Triton of 3.6 or newer for 'triton'", "none", "pip install triton, on Linux.")
         self.renderer = renderer
-        self._identities = identities(self.slots)
-        if pipelines:
-            self._identities.setdefault("RandomHorizontalFlip.applied", torch.tensor(False, device="cpu"))
+        self.chunk = None if chunk is None else require_count(chunk, "CandidateViews(chunk)")
+        self._has_warned = False
+        self._needed = identities(self.slots)
+        flips = {"RandomHorizontalFlip.applied": torch.tensor(False, device="cpu")} if pipelines else {}
+        self._identities = flips | self._needed
+        self._outside = CountWatch(
+            "CandidateViews got images with {count} values outside [0, 1]: leave out Normalize (CandidateViews normalises last), "
+            "or divide by the largest value. This is said once."
+        )
         self._own = OwnGenerator()
 
     @classmethod
@@ -140,45 +155,49 @@ class CandidateViews(nn.Module):
         """
         batch = ImageBatch.of(images)
         call = "CandidateViews.transform"
-        require(
-            params.boxes.shape[1] == len(batch),
-            f"{call}(params)",
-            f"the params of {len(batch)} images",
-            f"of {params.boxes.shape[1]}",
-        )
-        known = all(0 <= slot < len(self.slots) for slot in params.slots) and list(params.slots) == sorted(params.slots)
-        require(known, f"{call}(params)", f"views in the order of {len(self.slots)} slots", f"slots {params.slots}")
-        hint = "draw them with make_params of the same slots."
-        missing = sorted(self._identities.keys() - params.drawn.keys())
-        require(not missing, f"{call}(params)", "what the operations of these slots drew", f"params without {missing}", hint)
         scales = list(scale) if isinstance(scale, Sequence) else [scale] * len(self.slots)
         fits = len(scales) == len(self.slots) and all(value > 0 for value in scales)
         require(fits, f"{call}(scale)", "a positive fraction of the training size, or one for each slot", scale)
-        sizes = self._prepared_sizes(batch.sizes)
-        if readable(params.sizes, sizes):
-            require(
-                torch.equal(params.sizes, sizes),
-                f"{call}(params)",
-                "params drawn for these images",
-                "params of images of other sizes",
-                "draw them from the batch that is rendered: params = views.make_params(images).",
-            )
+        self._require_params(params, batch, f"{call}(params)")
         for slot in self.slots:
             if isinstance(slot.recipe, ViewRecipe):
                 slot.recipe.require_channels(batch.channels)
-        on_cpu = batch.device.type == "cpu" and readable(batch.pixels) and self.renderer != "definition" and cpu.is_available()
-        if self.renderer == "cpu":
-            require(batch.device.type == "cpu", f"{call}(images)", "images on the CPU for renderer='cpu'", f"on {batch.device}")
-        moved = params.to("cpu") if on_cpu else params.to(batch.device, non_blocking=True)
+        batch.require_unit_range(f"{call}(images)")
+        if batch.dtype.is_floating_point and not readable(batch.pixels) and not is_traced(batch.pixels):
+            self._outside.see(batch.outside_unit_range())
+        render = self._renderer_of(batch)
+        moved = params.to("cpu") if render is cpu.render else params.to(batch.device, non_blocking=True)
         with torch.autocast(batch.device.type, enabled=False):  # the views are the same in a caller's mixed precision
             prepared = self._prepared(batch)
-            render = cpu.render if on_cpu else batched.render
             return [
                 self._render(prepared, params, moved.of_slot(index), index, scales[index], render)
                 for index in range(len(self.slots))
             ]
 
-    def _render(self, batch: ImageBatch, given: ViewParams, own: ViewParams, index: int, scale: float, render: Any) -> Tensor:
+    def _renderer_of(self, batch: ImageBatch) -> _Render:
+        """What renders images of this batch: by its device, or as ``renderer`` says."""
+        device, call = batch.device, "CandidateViews.transform(images)"
+        if self.renderer == "cpu":
+            require(device.type == "cpu", call, "images on the CPU for renderer='cpu'", f"on {device}")
+        if self.renderer == "triton" and not is_traced(batch.pixels):
+            reason = gpu.why_not(device, batch.channels)
+            require(
+                not reason, call, "images on an NVIDIA GPU that the kernels are for, for renderer='triton'", f"{device}: {reason}"
+            )
+        if self.renderer == "definition" or is_traced(batch.pixels):
+            return batched.render
+        if device.type == "cpu" and self.renderer != "triton":
+            cpu.warn_if_missing()
+            return cpu.render if cpu.is_available() else batched.render
+        reason = gpu.why_not(device, batch.channels)
+        if not reason:
+            return gpu.render
+        if device.type == "cuda" and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(f"CandidateViews renders by slow definitions on {device}: {reason}.", stacklevel=4)
+        return batched.render
+
+    def _render(self, batch: ImageBatch, given: ViewParams, own: ViewParams, index: int, scale: float, render: _Render) -> Tensor:
         """Render the views of one slot; a Kornia pipeline takes its params as they were given."""
         kornia = self._kornia(index)
         if kornia is not None:
@@ -186,8 +205,48 @@ class CandidateViews(nn.Module):
             return rendered
         recipe: ViewRecipe = self.slots[index].recipe
         drawn: dict[str, Draws] = {name: own.draws(name) for name, _ in recipe.steps}
-        views: Tensor = render(batch, own.boxes, drawn, recipe.plan(scale))
-        return views
+        plan = recipe.plan(scale)
+        try:
+            return _in_chunks(render, batch, own.boxes, drawn, plan, self.chunk)
+        except torch.cuda.OutOfMemoryError:
+            chunk = -(-min(self.chunk or len(batch), len(batch)) // 8)
+            if len(batch) <= 1:
+                raise
+            message = (
+                f"CandidateViews ran out of memory on {batch.device}, and renders {chunk} images at a time: set chunk={chunk}."
+            )
+            warnings.warn(message, stacklevel=4)
+        return _in_chunks(render, batch, own.boxes, drawn, plan, chunk)
+
+    def _require_params(self, params: ViewParams, batch: ImageBatch, call: str) -> None:
+        """Fail unless the params are of these images and slots, as far as that can be told without waiting for a device."""
+        hint = "draw them from the batch that is rendered: params = views.make_params(images)."
+        count = params.boxes.shape[1]
+        require(count == len(batch), call, f"the params of {len(batch)} images", f"of {count}", hint)
+        known = all(0 <= slot < len(self.slots) for slot in params.slots) and list(params.slots) == sorted(params.slots)
+        require(known, call, f"views in the order of {len(self.slots)} slots", f"slots {params.slots}")
+        missing = sorted(self._needed.keys() - params.drawn.keys())
+        require(not missing, call, "what the operations of these slots drew", f"params without {missing}", hint)
+        for name, identity in self._needed.items():
+            value, shape = params.drawn[name], (*params.boxes.shape[:2], *identity.shape)
+            fits = value.shape == shape and value.dtype == identity.dtype
+            require(fits, call, f"{name} as a {identity.dtype} tensor of shape {shape}", value, hint)
+        sizes = self._prepared_sizes(batch.sizes)
+        if readable(params.sizes, sizes):
+            same = torch.equal(params.sizes, sizes)
+            require(same, call, "params drawn for these images", "params of images of other sizes", hint)
+        if readable(params.boxes, params.sizes):
+            self._require_boxes(params, call)
+
+    def _require_boxes(self, params: ViewParams, call: str) -> None:
+        """Fail unless the boxes of all recipes are within their images; the kernels for the CPU look at no bounds."""
+        views = [view for view, slot in enumerate(params.slots) if self._kornia(slot) is None]
+        corners, sides = torch.split(params.boxes[views], 2, -1)
+        is_valid = ((corners >= 0) & (sides >= 1) & (sides <= params.sizes - corners)).all(-1)
+        if not is_valid.all():
+            view, image = (~is_valid).nonzero()[0].tolist()
+            box, size = params.boxes[views][view, image].tolist(), params.sizes[image].tolist()
+            fail(call, "boxes of at least one pixel, within their images", f"the box {box} in image {image} of {size} pixels")
 
     def _prepared_sizes(self, sizes: Tensor) -> Tensor:
         """The sizes of the images after what the recipes do before they crop."""
@@ -207,8 +266,9 @@ class CandidateViews(nn.Module):
             pixels = image.to(torch.float32) * unit_of(image.dtype)
             for operation in self._prepares:
                 pixels = operation.prepare(pixels)
-            images.append(pixels)
-        return ImageBatch.pack(images)
+            images.append(pixels.permute(1, 2, 0).reshape(-1))
+        counts = torch.tensor([len(values) for values in images], dtype=torch.int64, device="cpu")
+        return ImageBatch(torch.cat(images), self._prepared_sizes(batch.sizes), counts.cumsum(0) - counts, batch.channels)
 
     def forward(self, images: ImageBatch | Tensor, generator: torch.Generator | None = None) -> tuple[list[Tensor], ViewParams]:
         """Draw and render: ``(transform(images, params), params)``."""
@@ -221,6 +281,20 @@ class CandidateViews(nn.Module):
 
     def _kornia(self, index: int) -> Any:
         return dict(self.kornia.items()).get(str(index))
+
+
+def _in_chunks(
+    render: _Render, batch: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: RenderPlan, chunk: int | None
+) -> Tensor:
+    """Render so many images at a time."""
+    if chunk is None or chunk >= len(batch):
+        return render(batch, boxes, drawn, plan)
+    out = torch.empty(*boxes.shape[:2], batch.channels, *plan.size, dtype=torch.float32, device=batch.device)
+    for start in range(0, len(batch), chunk):
+        rows = slice(start, start + chunk)
+        own = {name: {key: value[:, rows] for key, value in draws.items()} for name, draws in drawn.items()}
+        out[:, rows] = render(batch[rows], boxes[:, rows], own, plan)
+    return out
 
 
 def _kornia_pipeline(pipeline: nn.Module) -> nn.Module:

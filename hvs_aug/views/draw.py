@@ -149,7 +149,9 @@ def _mirror(boxes: Tensor, applied: Tensor, sizes: Tensor, axis: int) -> None:
 
 def _require_drawn(operation: Operation, values: Mapping[str, Tensor], shape: tuple[int, int]) -> None:
     call = f"{type(operation).__name__}.draw"
-    require(values.keys() == operation.identity.keys(), call, f"the parameters {sorted(operation.identity)}", f"{sorted(values)}")
+    expected_names = f"the parameters {sorted(operation.identity)}"
+    require(isinstance(values, Mapping), call, expected_names, values)
+    require(values.keys() == operation.identity.keys(), call, expected_names, f"{sorted(values)}")
     for name, identity in operation.identity.items():
         value, expected = values[name], (*shape, *identity.shape)
         fits = isinstance(value, Tensor) and value.shape == expected and value.dtype == identity.dtype

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -182,9 +181,9 @@ class ViewParams:
         bytes_ = [value.contiguous().view(-1).view(torch.uint8) for value in tensors.values()]
         padded = [value.numel() + -value.numel() % _ALIGNMENT for value in bytes_]
         packed = torch.empty(sum(padded), dtype=torch.uint8, device="cpu", pin_memory=non_blocking and target.type == "cuda")
-        for place, value in zip(packed.split(padded), bytes_, strict=True):
+        for place, value in zip(torch.split(packed, padded), bytes_, strict=True):
             place[: value.numel()].copy_(value)
-        moved = packed.to(target, non_blocking=non_blocking).split(padded)
+        moved = torch.split(packed.to(target, non_blocking=non_blocking), padded)
         named = zip(tensors.items(), bytes_, moved, strict=True)
         return self._of({name: part[: own.numel()].view(value.dtype).view(value.shape) for (name, value), own, part in named})
 
@@ -196,14 +195,14 @@ class ViewParams:
         extras = {f"extras.{name}": value for name, value in self.extras.items()}
         return {"boxes": self.boxes, "sizes": self.sizes} | {f"drawn.{name}": value for name, value in self.drawn.items()} | extras
 
-    def _of(self, tensors: Mapping[str, Tensor], **others: Any) -> ViewParams:
+    def _of(self, tensors: Mapping[str, Tensor]) -> ViewParams:
         """These params with other tensors, named as in :meth:`_tensors`."""
         groups: dict[str, dict[str, Tensor]] = {"drawn": {}, "extras": {}}
         for name, value in tensors.items():
             group, _, key = name.partition(".")
             if key:
                 groups[group][key] = value
-        return replace(self, boxes=tensors["boxes"], sizes=tensors["sizes"], **groups, **others)
+        return replace(self, boxes=tensors["boxes"], sizes=tensors["sizes"], drawn=groups["drawn"], extras=groups["extras"])
 
     def _by_view(self, take: Callable[[Tensor], Tensor], slots: tuple[int, ...], sizes: Tensor | None = None) -> ViewParams:
         """These params with other views, or images of other sizes: ``take`` is applied to whatever has a row for each view."""

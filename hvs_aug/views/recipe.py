@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
-from .._check import fail, require, require_name
+from .._check import describe, fail, require, require_name
 from ..ops import CenterCrop, Operation, RandomHorizontalFlip, RandomResizedCrop, RandomVerticalFlip, Resize
 from ..ops.crop import view_size
 from ..ops.group import Group
@@ -47,18 +47,25 @@ class ViewRecipe:
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", view_size(self.size, "ViewRecipe(size)"))
         given = self.operations
-        require(isinstance(given, (list, tuple)), "ViewRecipe(operations)", "a list of operations", given)
+        require(isinstance(given, (list, tuple)), "ViewRecipe(operations)", "a list of operations", describe(given))
         for operation in given:
             hint = "operations are in hvs_aug.ops; hvs_aug.convert reads those of torchvision."
-            require(isinstance(operation, Operation), "ViewRecipe(operations)", "operations of hvs_aug.ops", operation, hint)
+            require(
+                isinstance(operation, Operation), "ViewRecipe(operations)", "operations of hvs_aug.ops", describe(operation), hint
+            )
         operations = [self._sized(operation) for operation in given or (RandomResizedCrop(),)]
         object.__setattr__(self, "operations", tuple(operations))
         crops = [place for place, operation in enumerate(operations) if isinstance(operation, RandomResizedCrop)]
         hint = "for all of an image: RandomResizedCrop(scale=(1, 1), ratio=(1, 1)) of a square one."
         require(len(crops) == 1, "ViewRecipe(operations)", "one RandomResizedCrop", f"{len(crops)}", hint)
+        has_flip = False
         for operation in operations[: crops[0]]:
             if not isinstance(operation, (*_PREPARE, *_FLIPS)):
                 fail("ViewRecipe(operations)", "only Resize, CenterCrop and flips before the crop", operation)
+            has_flip = has_flip or isinstance(operation, _FLIPS)
+            if has_flip and isinstance(operation, CenterCrop):
+                # The middle of an image with an odd margin is another one after a flip.
+                fail("ViewRecipe(operations)", "CenterCrop before a flip", operation)
         is_normalized = False
         for operation in operations[crops[0] + 1 :]:
             if isinstance(operation, _PREPARE):
@@ -142,8 +149,8 @@ class ViewRecipe:
 
         def changed(operation: Operation) -> Operation:
             if isinstance(operation, Group) and not issubclass(kind, type(operation)):
-                return replace(operation, transforms=[changed(member) for member in operation.members])
-            return replace(operation, **changes) if type(operation) is kind else operation
+                return _with(operation, transforms=[changed(member) for member in operation.members])
+            return _with(operation, **changes) if type(operation) is kind else operation
 
         self._require_one_of(kind, call)
         return replace(self, operations=tuple(map(changed, self.operations)))
@@ -161,7 +168,7 @@ class ViewRecipe:
             for operation in operations:
                 if isinstance(operation, Group) and type(operation) is not kind:
                     members = kept(operation.members)
-                    left += [replace(operation, transforms=members)] if members else []
+                    left += [_with(operation, transforms=members)] if members else []
                 elif type(operation) is not kind:
                     left.append(operation)
             return left
@@ -189,6 +196,12 @@ class ViewRecipe:
     def _require_one_of(self, kind: type[Operation], call: str) -> None:
         found = sorted({type(found).__name__ for operation in self.operations for found in _walk(operation)})
         require(self.find(kind) is not None, call, f"an operation of the recipe: {', '.join(found)}", kind.__name__)
+
+
+def _with(operation: Any, **changes: Any) -> Operation:
+    """``dataclasses.replace`` of an operation, which is a dataclass wherever it can be made."""
+    changed: Operation = replace(operation, **changes)
+    return changed
 
 
 def _leaves(operation: Operation) -> Iterator[Operation]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -88,12 +89,14 @@ def test_scale_and_color_of_known_params() -> None:
     views = CandidateViews.preset("simclr", size=32, candidates=3)
     params = views.make_params(torch.zeros(2, 3, 40, 50, dtype=torch.uint8), torch.Generator().manual_seed(0))
     params.boxes[1, 1] = torch.tensor([0, 0, 20, 50])
-    params.jitter[0, 0] = torch.tensor([1.0, 1.0, 1.0, 0.0])
-    params.jitter[1, 0] = torch.tensor([1.3, 1.0, 1.4, 0.0])
+    factors = params.drawn["ColorJitter.factors"]
+    factors[0, 0] = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    factors[1, 0] = torch.tensor([1.3, 1.0, 1.4, 0.0])
     assert metrics.crop_scale(params)[1, 1].item() == 0.5
     distance = metrics.color_distance(params)
     assert distance[0, 1, 0].item() == pytest.approx(0.5, abs=1e-6)
     assert torch.equal(distance, distance.transpose(0, 1)) and not distance.diagonal().any()
+    assert torch.equal(metrics.color_distance(replace(params, drawn={})), torch.zeros(3, 3, 2))
 
 
 def test_spread_compares_pairs_of_the_same_slots() -> None:

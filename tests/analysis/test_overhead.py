@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hvs_aug._check import HVSError
 from hvs_aug.analysis import overhead
 from hvs_aug.analysis.overhead import FULL, RANDOM, Workload, measure, ours, pareto, recommend, settings
+from hvs_aug.ops import RandomHorizontalFlip, RandomResizedCrop
 from hvs_aug.selection.losses import CallableLoss
 from hvs_aug.selection.sampler import HardPairSampler
 from hvs_aug.selection.scoring import Scoring
@@ -34,7 +35,9 @@ class Small(nn.Module):
         self.steps = 0
 
     def views(self, size: int, candidates: int | None = None) -> CandidateViews:
-        return CandidateViews(ViewSlot(ViewRecipe(size=size, scale=(0.1, 1.0), flip_prob=0.5), candidates or 4, 2))
+        return CandidateViews(
+            ViewSlot(ViewRecipe(size, [RandomResizedCrop(scale=(0.1, 1.0)), RandomHorizontalFlip()]), candidates or 4, 2)
+        )
 
     def sampler(self, views: CandidateViews, **options) -> HardPairSampler:
         options.setdefault("generator", torch.Generator().manual_seed(0))

@@ -209,7 +209,7 @@ def bad_sources(tmp_path: Path) -> dict[str, tuple[Any, str, str]]:
     return {
         "missing": (tmp_path / "nowhere", f"an existing folder, .zip, .tar or image file, got {tmp_path}/nowhere", ""),
         "missing in list": ([tmp_path / "nowhere.jpg"], "nowhere.jpg", ""),
-        "empty": (empty, f"expected at least one image, got none in {empty}", "images are files that end in .bmp, .gif"),
+        "empty": (empty, f"expected at least one image, got none in {empty}", "images are files that end in .bmp, .dib"),
         "no image": (textual, f"expected at least one image, got none in {textual}", ".webp"),
         "no image in zip": (made / "none.zip", "none.zip", ".webp"),
         "empty list": ([], "got none in an empty list", ""),
@@ -217,7 +217,11 @@ def bad_sources(tmp_path: Path) -> dict[str, tuple[Any, str, str]]:
         "cut tar": (made / "cut.tar", f"an archive that can be read, got {made}/cut.tar", "cut short"),
         "cut tgz": (made / "cut.tgz", f"an archive that can be read, got {made}/cut.tgz", "cut short"),
         "text as tar": (made / "text.tar", f"an archive that can be read, got {made}/text.tar", "no archive"),
-        "lzma zip": (made / "lzma.zip", "files are stored or deflated, got a.jpg in", "zip -0"),
+        "lzma zip": (
+            made / "lzma.zip",
+            "lzma.zip/a.jpg: neither stored nor deflated; pack the images again, with zip -0",
+            "on_error",
+        ),
     }
 
 

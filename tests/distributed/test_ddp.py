@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hvs_aug.selection.losses import DINOLoss, NegativeCosineLoss, NTXentLoss
 from hvs_aug.selection.sampler import HardPairSampler
+from hvs_aug.views import draw
 from hvs_aug.views.candidates import CandidateViews
 
 from ..selection.models import SmallResNet, images, pairs, slot
@@ -236,6 +238,7 @@ def drawn(rank: int) -> list[Tensor]:
     """Twice the same seed, as a repo's fix_random_seeds sets on every rank: views of the sampler, and of CandidateViews alone."""
     boxes = []
     for _ in range(2):
+        draw._numbers = itertools.count()  # of the modules made before, as in a new process
         torch.manual_seed(5)
         sampler = HardPairSampler(network(5), NTXentLoss(temperature=0.2), pairs())
         boxes.append(torch.cat([sampler(images()).params.boxes, CandidateViews(slot()).make_params(images()).boxes]))
@@ -247,6 +250,7 @@ def test_ranks_draw_other_views_for_equal_seeds(processes: Processes, monkeypatc
     assert torch.equal(first, again) and torch.equal(second, repeated)
     assert (first != second).any(-1).float().mean() > 0.9
     monkeypatch.setenv("RANK", "1")  # before torch.distributed is initialised, torchrun has said it already
+    monkeypatch.setattr(draw, "_numbers", itertools.count())
     torch.manual_seed(5)
     early = HardPairSampler(network(5), NTXentLoss(temperature=0.2), pairs())
     assert torch.equal(early(images()).params.boxes, second[: len(early(images()).params.boxes)])

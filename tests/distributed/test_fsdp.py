@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from hvs_aug.selection.losses import NegativeCosineLoss, NTXentLoss
 from hvs_aug.selection.sampler import HardPairSampler
+from hvs_aug.selection.scoring import Scoring
 
 from ..selection.models import SmallResNet, images, pairs
 from .processes import Processes, Traffic
@@ -59,7 +60,7 @@ def test_scored_like_the_whole_model(processes: Processes) -> None:
 
 def train(rank: int, score: bool) -> list[Tensor]:
     _, model = sharded()
-    sampler = HardPairSampler(lambda pixels: (out := model(pixels), out), NegativeCosineLoss(), pairs(), chunk=12)
+    sampler = HardPairSampler(lambda pixels: (out := model(pixels), out), NegativeCosineLoss(), pairs(), scoring=Scoring(chunk=12))
     if score:
         sampler(images())  # before there is an optimizer, which has to find sharded weights
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

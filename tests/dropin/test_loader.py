@@ -203,8 +203,8 @@ def test_what_the_dataset_drew_for_each_candidate_follows_the_winners() -> None:
     "batch, words",
     [
         (([torch.rand(2, 3, 16, 16)] * 2, torch.arange(2)), "got a tuple of 2 tensors, a int64 tensor"),
-        ((torch.randn(2, 3, 16, 16), torch.arange(2)), "raw images in .0, 1., got values from .* normalised already"),
-        ((torch.randint(0, 9, (2, 3, 16, 16)), torch.arange(2)), "images as uint8, or floating point"),
+        ((torch.randn(2, 3, 16, 16), torch.arange(2)), "floating-point images with values in .0, 1., got values in "),
+        ((torch.randint(0, 9, (2, 3, 16, 16)), torch.arange(2)), "images as uint8 or uint16, or floating point"),
         ("words", "got str 'words'"),
         (torch.arange(3), "of shape .B, C, H, W., got a int64 tensor"),
     ],
@@ -212,7 +212,7 @@ def test_what_the_dataset_drew_for_each_candidate_follows_the_winners() -> None:
 def test_batches_without_raw_images(batch: Any, words: str) -> None:
     with pytest.raises(HVSError, match=words) as raised:
         next(iter(HardViewLoader([batch], make_sampler())))
-    assert "collate_fn=hvs_aug.collate_images" in str(raised.value)
+    assert "collate_fn=hvs_aug.collate_images" in str(raised.value) or "leave out Normalize" in str(raised.value)
 
 
 def test_bad_arguments() -> None:

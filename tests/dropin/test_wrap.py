@@ -3,7 +3,7 @@ from __future__ import annotations
 import gc
 import pickle
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -185,8 +185,9 @@ def test_a_batch_sampler_is_kept(folder: Path, model: Model) -> None:
     assert hard.loader.batch_sampler is batches and [len(labels) for _, labels in hard] == [4, 2]
 
 
-def test_called_in_every_epoch_it_goes_on(folder: Path, model: Model) -> None:
+def test_called_in_every_epoch_it_goes_on(folder: Path, model: Model, as_in_a_new_process: Callable[[], None]) -> None:
     def epochs(again: bool) -> list[Tensor]:
+        as_in_a_new_process()
         torch.manual_seed(1)
         loader = DataLoader(ImageFolder(folder, PAIR), batch_size=6)
         hard = wrapped(loader, model)

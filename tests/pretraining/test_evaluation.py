@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hvs_aug._check import HVSError
+from hvs_aug.ops import Normalize, RandomGrayscale, RandomHorizontalFlip, RandomResizedCrop
 from hvs_aug.pretraining.build import build_method
 from hvs_aug.pretraining.evaluation import augmented_features, features, knn_accuracy, linear_probe_accuracy
 from hvs_aug.views.recipe import ViewRecipe
@@ -51,12 +52,13 @@ def test_the_probe_separates_what_is_separable_and_no_more() -> None:
 
 def test_features_are_those_of_the_whole_image() -> None:
     method = build_method("simclr", 16)
-    recipe = ViewRecipe(16, flip_prob=1.0, gray_prob=1.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    normalize = Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    recipe = ViewRecipe(16, [RandomResizedCrop(), RandomHorizontalFlip(1.0), RandomGrayscale(1.0), normalize])
     images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
     buffers = [value.clone() for value in method.buffers()]
     found = features(method, images, recipe, batch_size=2)
     assert method.training and all(torch.equal(a, b) for a, b in zip(buffers, method.buffers(), strict=True))
-    mean, std = (torch.tensor(values)[:, None, None] for values in (recipe.mean, recipe.std))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (normalize.mean, normalize.std))
     with torch.no_grad():
         expected = method.eval().encode((images / 255 - mean) / std)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)

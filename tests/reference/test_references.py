@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as tvf
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks import published
+from hvs_aug import ops
 from hvs_aug.data.batch import ImageBatch
 from hvs_aug.views.params import ViewParams
 from hvs_aug.views.recipe import ViewRecipe, ViewSlot
 
 from . import losses, policies, search, views
 
-RECIPE = ViewRecipe(size=8, blur_kernel=5)
+RECIPE = ViewRecipe(8)
 
 
 def slot(candidates: int, select: int, role: Literal["global", "local"] = "global", recipe: ViewRecipe = RECIPE) -> ViewSlot:
@@ -403,49 +407,53 @@ def test_iou_by_pixels_by_hand() -> None:
 
 def test_crop_is_the_antialiased_triangle_filter_and_nothing_at_equal_size() -> None:
     image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(views.crop_one(image, (0, 0, 8, 8), 8, "bilinear"), image)
+    assert torch.equal(views.crop_one(image, (0, 0, 8, 8), (8, 8), "bilinear"), image)
     # At half the side the filter is a triangle of half-width 2 around the output's centre: weights 1, 3, 3, 1 of 8.
     ramp = torch.arange(16.0).div(16).expand(3, 16, 16)
-    assert torch.allclose(views.crop_one(ramp, (0, 0, 16, 16), 8, "bilinear")[0, 0, 1:-1], (torch.arange(1, 7) * 2 + 0.5) / 16)
+    halved = views.crop_one(ramp, (0, 0, 16, 16), (8, 8), "bilinear")
+    assert torch.allclose(halved[0, 0, 1:-1], (torch.arange(1, 7) * 2 + 0.5) / 16)
     row = torch.zeros(1, 8, 8)
     row[..., 3] = 1.0
-    assert views.crop_one(row, (0, 0, 8, 8), 4, "bilinear")[0, 0].tolist() == pytest.approx([0, 3 / 8, 1 / 8, 0])
+    assert views.crop_one(row, (0, 0, 8, 8), (4, 4), "bilinear")[0, 0].tolist() == pytest.approx([0, 3 / 8, 1 / 8, 0])
 
 
-def test_crop_from_uint8_is_within_a_grey_level_of_float_and_bicubic_is_clamped() -> None:
+def test_crop_is_pillows_within_a_gray_level() -> None:
     image = torch.randint(0, 256, (3, 30, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    for interpolation in ("bilinear", "bicubic"):
-        exact = views.crop_one(image, (3, 5, 20, 30), 12, interpolation)
-        rounded = views.crop_one(image, (3, 5, 20, 30), 12, interpolation, uint8_resize=True)
-        assert float((exact - rounded).abs().max()) <= 1 / 255 + 1e-6
-        assert float((rounded * 255 - (rounded * 255).round()).abs().max()) < 1e-4
-    checker = ((torch.arange(8)[:, None] + torch.arange(8)) % 2).float().expand(3, 8, 8)
-    assert float(views.crop_one(checker, (0, 0, 8, 8), 16, "bicubic").max()) == 1.0
-    assert float(views.crop_one(checker, (0, 0, 8, 8), 16, "bicubic", clamp=False).max()) > 1.0
+    for interpolation, mode in (("bilinear", Image.BILINEAR), ("bicubic", Image.BICUBIC)):
+        exact = views.crop_one(image, (3, 5, 20, 30), (12, 14), interpolation) * 255
+        cut = Image.fromarray(image[:, 3:23, 5:35].permute(1, 2, 0).numpy())
+        pillow = torch.from_numpy(np.array(cut.resize((14, 12), mode))).permute(2, 0, 1)
+        assert float((exact - pillow).abs().max()) <= 1.2
 
 
 IMAGE = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(1)) * 0.5 + 0.1
-WHOLE = views.DrawnView(box=(0, 0, 8, 8))
+WHOLE = {"box": torch.tensor([0, 0, 8, 8])}
 
 
-def rendered(recipe: ViewRecipe = RECIPE, **drawn: Any) -> Tensor:
-    return views.render_one(IMAGE, recipe, replace(WHOLE, **drawn))
+def rendered(*operations: ops.Operation, **drawn: Any) -> Tensor:
+    """IMAGE through these operations, with what they drew by the name of the parameter."""
+    recipe = ViewRecipe(8, [ops.RandomResizedCrop(), *operations])
+    named = {f"{name}.{key}": torch.as_tensor(value) for name, _ in recipe.steps for key, value in drawn.items()}
+    return views.render_one(IMAGE, recipe, WHOLE | named)
+
+
+def jittered(*factors: float, order: Sequence[int] = (0, 1, 2, 3)) -> Tensor:
+    return rendered(ops.ColorJitter(), factors=factors, order=order)
 
 
 def test_each_operation_has_its_closed_form() -> None:
     red, green, blue = IMAGE
     luma = 0.2989 * red + 0.587 * green + 0.114 * blue
     assert torch.equal(rendered(), IMAGE)
-    assert torch.equal(rendered(flip=True), IMAGE.flip(-1))
-    assert torch.allclose(rendered(jitter=(1.5, 1.0, 1.0, 0.0)), (1.5 * IMAGE).clamp(0, 1))
-    assert torch.allclose(rendered(jitter=(1.0, 0.7, 1.0, 0.0)), (0.7 * IMAGE + 0.3 * luma.mean()).clamp(0, 1), atol=1e-6)
-    assert torch.allclose(rendered(jitter=(1.0, 1.0, 1.6, 0.0)), (1.6 * IMAGE - 0.6 * luma).clamp(0, 1), atol=1e-6)
-    assert torch.allclose(rendered(jitter=(1.0, 1.0, 1.0, 1 / 3)), IMAGE.roll(1, 0), atol=1e-5)  # red becomes green
-    assert torch.allclose(rendered(gray=True), luma.expand(3, 8, 8), atol=1e-6)
-    assert torch.allclose(rendered(solarize=True), torch.where(IMAGE >= 0.5, 1 - IMAGE, IMAGE))
-    normalised = replace(RECIPE, mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3))
+    assert torch.equal(rendered(ops.RandomHorizontalFlip(), applied=True), IMAGE.flip(-1))
+    assert torch.allclose(jittered(1.5, 1.0, 1.0, 0.0), (1.5 * IMAGE).clamp(0, 1))
+    assert torch.allclose(jittered(1.0, 0.7, 1.0, 0.0), (0.7 * IMAGE + 0.3 * luma.mean()).clamp(0, 1), atol=1e-6)
+    assert torch.allclose(jittered(1.0, 1.0, 1.6, 0.0), (1.6 * IMAGE - 0.6 * luma).clamp(0, 1), atol=1e-6)
+    assert torch.allclose(jittered(1.0, 1.0, 1.0, 1 / 3), IMAGE.roll(1, 0), atol=1e-5)  # red becomes green
+    assert torch.allclose(rendered(ops.RandomGrayscale(), applied=True), luma.expand(3, 8, 8), atol=1e-6)
+    assert torch.allclose(rendered(ops.RandomSolarize(), applied=True), torch.where(IMAGE >= 0.5, 1 - IMAGE, IMAGE))
     expected = (IMAGE - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor([0.1, 0.2, 0.3])[:, None, None]
-    assert torch.allclose(rendered(normalised), expected, atol=1e-6)
+    assert torch.allclose(rendered(ops.Normalize((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.8, 2.0])
@@ -457,20 +465,21 @@ def test_blur_is_the_truncated_gaussian_with_reflected_borders(sigma: float) -> 
         for dx, weight_x in enumerate(weights):
             share = weight_y * weight_x / sum(weights) ** 2
             expected += share * IMAGE[:, reflect[dy : dy + 8]][:, :, reflect[dx : dx + 8]]
-    assert torch.allclose(rendered(blur=sigma), expected, atol=1e-6)
+    assert torch.allclose(rendered(ops.GaussianBlur(5), sigma=sigma), expected, atol=1e-6)
 
 
-def test_orders_are_followed_and_what_is_left_out_is_off() -> None:
-    drawn = {"jitter": (1.8, 0.5, 1.0, 0.0), "solarize": True}
-    first = rendered(jitter=drawn["jitter"], order=(0, 1, 2, 3))
-    second = rendered(jitter=drawn["jitter"], order=(1, 0, 2, 3))
+def test_orders_are_followed_and_what_was_not_drawn_is_off() -> None:
+    first, second = jittered(1.8, 0.5, 1.0, 0.0), jittered(1.8, 0.5, 1.0, 0.0, order=(1, 0, 2, 3))
     assert torch.allclose(first, tvf.adjust_contrast(tvf.adjust_brightness(IMAGE, 1.8), 0.5))
     assert torch.allclose(second, tvf.adjust_brightness(tvf.adjust_contrast(IMAGE, 0.5), 1.8))
     assert not torch.allclose(first, second)
-    late = rendered(replace(RECIPE, order=("solarize", "jitter")), **drawn)
-    early = rendered(replace(RECIPE, order=("jitter", "solarize")), **drawn)
+    drawn = {"factors": (1.8, 0.5, 1.0, 0.0), "order": (0, 1, 2, 3), "applied": True}
+    early, late = (
+        rendered(ops.ColorJitter(), ops.RandomSolarize(), **drawn),
+        rendered(ops.RandomSolarize(), ops.ColorJitter(), **drawn),
+    )
     assert not torch.allclose(late, early)
-    assert torch.equal(rendered(replace(RECIPE, order=()), flip=True, gray=True, blur=1.0, **drawn), IMAGE)
+    assert torch.equal(rendered(ops.RandomSolarize(), ops.RandomGrayscale(), ops.RandomHorizontalFlip(), applied=False), IMAGE)
 
 
 def test_render_all_takes_each_views_own_numbers_and_never_the_padding() -> None:
@@ -481,16 +490,12 @@ def test_render_all_takes_each_views_own_numbers_and_never_the_padding() -> None
     boxes = torch.tensor([[[0, 0, 8, 8], [0, 0, 10, 6]], [[0, 0, 8, 8], [2, 1, 5, 4]], [[4, 4, 4, 4], [9, 5, 1, 1]]])
     params = ViewParams(
         boxes=boxes,
-        flips=torch.tensor([[False, False], [True, False], [False, False]]),
-        jitter=torch.tensor([1.0, 1.0, 1.0, 0.0]).expand(3, 2, 4),
-        order=torch.arange(4).expand(3, 2, 4),
-        gray=torch.zeros(3, 2, dtype=torch.bool),
-        blur=torch.zeros(3, 2),
-        solarize=torch.zeros(3, 2, dtype=torch.bool),
         sizes=images.sizes,
         slots=(0, 0, 1),
+        drawn={"RandomHorizontalFlip.applied": torch.tensor([[False, False], [True, False], [False, False]])},
     )
-    slots = (slot(2, 1), slot(1, 1, "local", replace(RECIPE, size=4)))
+    flipped = ViewRecipe(8, [ops.RandomResizedCrop(), ops.RandomHorizontalFlip()])
+    slots = (slot(2, 1, "global", flipped), slot(1, 1, "local", replace(flipped, size=4)))
     both = views.render_all(images, params, slots)
     assert [tuple(part.shape) for part in both] == [(2, 2, 3, 8, 8), (1, 2, 3, 4, 4)]
     assert torch.equal(both[0][0, 0], IMAGE) and torch.equal(both[0][1, 0], IMAGE.flip(-1))

@@ -2,89 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 import torchvision.transforms.v2.functional as tvf
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
+from hvs_aug import ops
 from hvs_aug.data.batch import ImageBatch
 from hvs_aug.views.params import ViewParams
 from hvs_aug.views.recipe import ViewRecipe, ViewSlot
 
-__all__ = ["DrawnView", "crop_one", "drawn_view", "iou_by_pixels", "render_all", "render_one"]
+__all__ = ["crop_one", "drawn_view", "iou_by_pixels", "render_all", "render_one"]
 
 
-@dataclass(frozen=True)
-class DrawnView:
-    """What was drawn for one view of one image, in plain numbers, as :class:`ViewParams` documents them."""
-
-    box: tuple[int, int, int, int]
-    flip: bool = False
-    jitter: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 0.0)
-    order: tuple[int, ...] = (0, 1, 2, 3)
-    gray: bool = False
-    blur: float = 0.0
-    solarize: bool = False
+def drawn_view(params: ViewParams, view: int, image: int) -> dict[str, Tensor]:
+    """What was drawn for one view of one image, by name, and its ``box``."""
+    return {"box": params.boxes[view, image]} | {name: value[view, image] for name, value in params.drawn.items()}
 
 
-def drawn_view(params: ViewParams, view: int, image: int) -> DrawnView:
-    """The numbers of one view of one image."""
-    top, left, height, width = params.boxes[view, image].tolist()
-    brightness, contrast, saturation, hue = params.jitter[view, image].tolist()
-    return DrawnView(
-        box=(top, left, height, width),
-        flip=bool(params.flips[view, image]),
-        jitter=(brightness, contrast, saturation, hue),
-        order=tuple(params.order[view, image].tolist()),
-        gray=bool(params.gray[view, image]),
-        blur=float(params.blur[view, image]),
-        solarize=bool(params.solarize[view, image]),
-    )
+def crop_one(image: Tensor, box: Sequence[int], size: tuple[int, int], interpolation: str) -> Tensor:
+    """Crop one image (C, H, W) and resize it, antialiased, to (C, *size) float32 in [0, 1].
 
-
-def crop_one(
-    image: Tensor, box: Sequence[int], size: int, interpolation: str, *, uint8_resize: bool = False, clamp: bool = True
-) -> Tensor:
-    """Crop one image (C, H, W) and resize it, antialiased, to (C, size, size) float32.
-
-    ``uint8_resize`` resizes in uint8, as PIL and torchvision's uint8 tensors do, then divides by 255. Otherwise the resize is in
-    float32, where bicubic weights overshoot; ``clamp`` cuts that off at 0 and 1, as every uint8 pipeline does.
-    Source: torchvision.transforms.v2.functional.resized_crop with antialias=True.
+    Bicubic weights overshoot; Pillow resizes lines, then columns, and cuts off at 0 and 1 after each.
+    Source: torchvision.transforms.v2.functional.resize with antialias=True.
     """
-    if not uint8_resize and image.dtype == torch.uint8:
+    if image.dtype == torch.uint8:
         image = image.float() / 255
     top, left, height, width = box
     mode = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}[interpolation]
-    resized: Tensor = tvf.resized_crop(image, top, left, height, width, [size, size], interpolation=mode, antialias=True)
-    if resized.dtype == torch.uint8:
-        return resized.float() / 255
-    return resized.float().clamp(0, 1) if clamp else resized.float()
+    part = image.float()[:, top : top + height, left : left + width]
+    lines = tvf.resize(part, [int(height), size[1]], interpolation=mode, antialias=True).clamp(0, 1)
+    resized: Tensor = tvf.resize(lines, list(size), interpolation=mode, antialias=True).clamp(0, 1)
+    return resized
 
 
-def render_one(image: Tensor, recipe: ViewRecipe, drawn: DrawnView, *, uint8_resize: bool = False, clamp: bool = True) -> Tensor:
-    """Render one view of one image (C, H, W), uint8 or float in [0, 1], at its true size -> (C, size, size) float32.
+def render_one(image: Tensor, recipe: ViewRecipe, drawn: Mapping[str, Tensor]) -> Tensor:
+    """Render one view of one image (C, H, W), uint8 or float in [0, 1], at its true size -> (C, h, w) float32.
 
-    An operation runs if the recipe's order names it and its value is not the identity.
     Source: torchvision.transforms.v2.functional, the float kernels.
     """
-    view = crop_one(image, drawn.box, recipe.size, recipe.interpolation, uint8_resize=uint8_resize, clamp=clamp)
-    for operation in recipe.order:
-        if operation == "flip" and drawn.flip:
+    view = crop_one(image, drawn["box"].tolist(), recipe.shape, recipe.crop.interpolation)
+    for name, operation in recipe.steps:
+        applied = bool(drawn.get(f"{name}.applied", torch.tensor(True)))
+        if isinstance(operation, ops.RandomHorizontalFlip) and applied:
             view = tvf.horizontal_flip(view)
-        elif operation == "jitter":
-            for column in drawn.order:
-                view = _jitter(view, column, drawn.jitter[column])
-        elif operation == "gray" and drawn.gray and len(view) == 3:
+        elif isinstance(operation, ops.ColorJitter):
+            for column in drawn[f"{name}.order"].tolist():
+                view = _jitter(view, column, float(drawn[f"{name}.factors"][column]))
+        elif isinstance(operation, ops.RandomGrayscale) and applied and len(view) == 3:
             view = tvf.rgb_to_grayscale(view, num_output_channels=3)
-        elif operation == "blur" and drawn.blur > 0:
-            view = tvf.gaussian_blur(view, [recipe.blur_kernel, recipe.blur_kernel], [drawn.blur, drawn.blur])
-        elif operation == "solarize" and drawn.solarize:
-            view = tvf.solarize(view, recipe.solarize_threshold)
-    if recipe.mean is not None and recipe.std is not None:
-        view = tvf.normalize(view, list(recipe.mean), list(recipe.std))
+        elif isinstance(operation, ops.GaussianBlur) and drawn[f"{name}.sigma"] > 0:
+            sigma = float(drawn[f"{name}.sigma"])
+            view = tvf.gaussian_blur(view, [operation.kernel_size] * 2, [sigma, sigma])
+        elif isinstance(operation, ops.RandomSolarize) and applied:
+            view = tvf.solarize(view, operation.threshold)
+        elif isinstance(operation, ops.Normalize):
+            view = tvf.normalize(view, list(operation.mean), list(operation.std))
     return view
 
 
@@ -96,27 +71,15 @@ def _jitter(view: Tensor, column: int, value: float) -> Tensor:
     return adjusted
 
 
-def render_all(
-    images: ImageBatch,
-    params: ViewParams,
-    slots: Sequence[ViewSlot],
-    *,
-    uint8_resize: bool = False,
-    clamp: bool = True,
-) -> list[Tensor]:
-    """Render every view that the params hold: one tensor (v, B, C, size, size) for each slot, at the training size."""
+def render_all(images: ImageBatch, params: ViewParams, slots: Sequence[ViewSlot]) -> list[Tensor]:
+    """Render every view that the params hold: one tensor (v, B, C, h, w) for each slot, at the training size."""
     rendered = []
     for position, slot in enumerate(slots):
         views = [view for view, owner in enumerate(params.slots) if owner == position]
         rows = []
         for view in views:
-            row = []
-            for image in range(len(images)):
-                height, width = images.sizes[image].tolist()
-                pixels = images.pixels[image, :, :height, :width]
-                drawn = drawn_view(params, view, image)
-                row.append(render_one(pixels, slot.recipe, drawn, uint8_resize=uint8_resize, clamp=clamp))
-            rows.append(torch.stack(row))
+            made = [render_one(images.image(i), slot.recipe, drawn_view(params, view, i)) for i in range(len(images))]
+            rows.append(torch.stack(made))
         rendered.append(torch.stack(rows))
     return rendered
 

@@ -56,7 +56,7 @@ def state_of(*modules: nn.Module) -> dict[str, object]:
             state[f"{index}.{name}.attributes"] = sorted(vars(module))
             state[f"{index}.{name}.hooks"] = (len(module._forward_hooks), len(module._forward_pre_hooks))
             for key, value in module._buffers.items():
-                state[f"{index}.{name}.{key}"] = None if value is None else value.clone()
+                state[f"{index}.{name}.{key}"] = None if value is None else value.to_dense() if value.is_sparse else value.clone()
                 state[f"{index}.{name}.{key}.identity"] = id(value)
         for name, value in root.named_parameters():
             state[f"{index}.{name}"] = value.detach().clone()

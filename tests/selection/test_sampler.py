@@ -18,9 +18,10 @@ from torchvision import transforms
 from hvs_aug._check import HVSError
 from hvs_aug.data.batch import ImageBatch
 from hvs_aug.selection import policies
-from hvs_aug.selection.losses import CallableLoss, NegativeCosineLoss, NTXentLoss, PairLoss
+from hvs_aug.selection.losses import CallableLoss, DINOLoss, NegativeCosineLoss, NTXentLoss, PairLoss
 from hvs_aug.selection.sampler import HardPairSampler
 from hvs_aug.selection.scoring import Scoring
+from hvs_aug.views import draw
 from hvs_aug.views.candidates import CandidateViews
 from hvs_aug.views.recipe import ViewSlot
 
@@ -224,6 +225,38 @@ def test_a_loss_that_needs_a_teacher_says_so() -> None:
         sampler_of(loss=loss)
 
 
+def test_a_teacher_that_the_loss_does_not_use_is_refused() -> None:
+    words = r"HardPairSampler\(teacher\): expected no teacher, since NTXentLoss does not look at one, got Flatten"
+    with pytest.raises(HVSError, match=words):
+        sampler_of(loss=NTXentLoss(temperature=0.1), teacher=nn.Flatten())
+    with pytest.raises(HVSError, match="CallableLoss does not look at one"):
+        sampler_of(loss=distance, teacher=nn.Flatten())
+    for loss in (CallableLoss(distance, teacher=True), NegativeCosineLoss(), DINOLoss()):
+        assert sampler_of(loss=loss, teacher=nn.Flatten()).teacher is not None
+
+    class Own(TableLoss):
+        accepts_teacher = True
+
+    assert sampler_of(loss=Own(torch.zeros(4, 4, 4)), teacher=nn.Flatten()).teacher is not None
+
+
+class OwnLosses(PairLoss):
+    """Each view has a loss of its own, which is its number; pairs have none."""
+
+    def _table(self, student, teacher, slots, extras) -> Tensor:
+        views = sum(slot.candidates for slot in slots)
+        return torch.diag(torch.arange(float(views)))[..., None].repeat(1, 1, student[0].shape[1])
+
+
+@pytest.mark.parametrize("policy", ["hardest", policies.hardest(search="sampled"), "semi_hard:1", policies.softmax(1e-3)], ids=str)
+def test_a_loss_of_a_local_view_alone_decides_among_local_views(policy) -> None:
+    slots = [ViewSlot(None, 2, 1, "global"), ViewSlot(None, 4, 2, "local", role="local")]
+    sampler = sampler_of(slots, loss=OwnLosses(), policy=policy)
+    hard = sampler.select([torch.rand(2, 3, 8, 8)] * 2 + [torch.rand(2, 3, 4, 4)] * 4)
+    assert hard.indices.t().tolist() == [[1, 4, 5]] * 2
+    assert hard.loss.tolist() == [10.0, 10.0]
+
+
 def test_a_model_elsewhere_is_refused_before_any_work() -> None:
     model = nn.Linear(2, 2, device="meta")
     sampler = sampler_of(model=lambda pixels: model(pixels))
@@ -371,14 +404,15 @@ def test_a_saved_sampler_continues_as_the_unbroken_one() -> None:
         sampler.load_state_dict({"step": 1})
 
 
-def test_the_default_generator_differs_between_ranks_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    def first(rank: int) -> Tensor:
+def test_the_default_generator_differs_between_ranks_and_samplers_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first(rank: int, number: int) -> Tensor:
         monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setattr(draw, "_numbers", itertools.count(number))  # of the modules that were made before, as in a new process
         torch.manual_seed(7)
         return sampler_of(generator=None)(images()).params.boxes
 
-    assert torch.equal(first(0), first(0))
-    assert not torch.equal(first(0), first(1))
+    assert torch.equal(first(0, 5), first(0, 5))
+    assert not torch.equal(first(0, 5), first(1, 5)) and not torch.equal(first(0, 5), first(0, 6))
 
 
 def test_image_batches_of_different_sizes() -> None:
@@ -471,3 +505,27 @@ def test_fake_mode_would_notice_a_look_at_a_value() -> None:
         sampler = HardPairSampler(model, lambda first, second: distance(first, second) * first.sum().item(), slot(32))
         with pytest.raises(Exception, match=r"item|data.dependent|scalar"):
             sampler.select([torch.rand(4, 3, 32, 32, device="cuda") for _ in range(4)])
+
+
+def test_listeners_are_told_when_a_step_begins_and_what_it_chose() -> None:
+    sampler, told = sampler_of(), []
+    sampler.listeners.append(told.append)
+    hard = [sampler(images()), sampler.select(list(torch.rand(4, 2, 3, 16, 16)))]
+    assert told == [None, hard[0], None, hard[1]]
+
+
+def test_under_another_default_device_and_dtype_the_choice_is_the_same() -> None:
+    for views, policy in ((pairs(), "hardest"), (crops(), "softmax:1"), (pairs(), "semi_hard:0.5"), (crops(), "mixture:0.5")):
+        params = views.make_params(images(), seeded(1))
+        candidates = [view for part in views.transform(images(), params) for view in part]
+        model = lambda pixels: pixels.mean((2, 3))  # noqa: E731
+        plain = sampler_of(views, model=model, policy=policy).select(candidates).indices
+        with torch.device("meta"):
+            elsewhere = sampler_of(views, model=model, policy=policy).select(candidates).indices
+        assert torch.equal(plain, elsewhere)
+        torch.set_default_dtype(torch.float64)
+        try:
+            double = sampler_of(views, model=model, policy=policy, generator=seeded()).select(candidates)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert double.loss.dtype == torch.float32 and double.indices.shape == plain.shape

@@ -6,8 +6,10 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
+from torch import nn
 
 import hvs_aug
+from hvs_aug import CandidateViews, HardPairSampler, NTXentLoss
 from hvs_aug._check import HVSError
 from hvs_aug.selection import policies
 from hvs_aug.selection.named import POLICIES, as_policy, as_scoring
@@ -111,3 +113,15 @@ def test_a_function_of_the_users_own_is_a_policy() -> None:
         return table
 
     assert as_policy(own) is own
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_of_another_dtype_is_named(dtype: torch.dtype) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 8)).to(dtype)
+    sampler = HardPairSampler(net, NTXentLoss(0.1), CandidateViews.preset("simclr", 16))
+    pixels = torch.randint(0, 256, (4, 3, 40, 40), dtype=torch.uint8)
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(HVSError, match=rf"\(model\): expected a model that takes float32 views, got one with {name} weights"):
+        sampler(pixels)
+    casting = HardPairSampler(lambda views: net(views.to(dtype)), NTXentLoss(0.1), CandidateViews.preset("simclr", 16))
+    assert bool(casting(pixels).loss.isfinite().all())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +14,18 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 from hvs_aug import CandidateViews, ImageBatch, ViewRecipe, ViewSlot, collate_images
+from hvs_aug.ops import (
+    ColorJitter,
+    GaussianBlur,
+    Normalize,
+    Operation,
+    RandomGrayscale,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    RandomSolarize,
+)
 from hvs_aug.views.presets import PRESETS
-from tests.reference.views import DrawnView, drawn_view
+from tests.reference.views import drawn_view
 
 
 @functools.cache
@@ -23,21 +35,24 @@ def photographs() -> list[Image.Image]:
     return [Image.fromarray(image) for image in datasets.load_sample_images().images]
 
 
-def pil_view(image: Image.Image, recipe: ViewRecipe, drawn: DrawnView) -> Tensor:
+def pil_view(image: Image.Image, recipe: ViewRecipe, drawn: Mapping[str, Tensor]) -> Tensor:
     """One view as the repos' code makes it: every operation on uint8, the blur PIL's."""
-    view = pil_functional.resized_crop(image, *drawn.box, [recipe.size] * 2, InterpolationMode(recipe.interpolation))
-    for operation in recipe.order:
-        if operation == "flip" and drawn.flip:
+    mode = InterpolationMode(recipe.crop.interpolation)
+    view = pil_functional.resized_crop(image, *drawn["box"].tolist(), list(recipe.shape), mode)
+    for name, operation in recipe.steps:
+        applied = bool(drawn.get(f"{name}.applied", False))
+        if isinstance(operation, RandomHorizontalFlip) and applied:
             view = pil_functional.hflip(view)
-        elif operation == "jitter":
-            for column in drawn.order:
-                if drawn.jitter[column] != (0.0 if column == 3 else 1.0):
-                    view = ADJUST[column](view, drawn.jitter[column])
-        elif operation == "gray" and drawn.gray:
+        elif isinstance(operation, ColorJitter):
+            factors = drawn[f"{name}.factors"].tolist()
+            for column in drawn[f"{name}.order"].tolist():
+                if factors[column] != (0.0 if column == 3 else 1.0):
+                    view = ADJUST[column](view, factors[column])
+        elif isinstance(operation, RandomGrayscale) and applied:
             view = pil_functional.to_grayscale(view, 3)
-        elif operation == "blur" and drawn.blur > 0:
-            view = view.filter(ImageFilter.GaussianBlur(radius=drawn.blur))
-        elif operation == "solarize" and drawn.solarize:
+        elif isinstance(operation, GaussianBlur) and drawn[f"{name}.sigma"] > 0:
+            view = view.filter(ImageFilter.GaussianBlur(radius=float(drawn[f"{name}.sigma"])))
+        elif isinstance(operation, RandomSolarize) and applied:
             view = ImageOps.solarize(view)
     return pil_functional.to_tensor(view)
 
@@ -56,8 +71,8 @@ def differences(views: CandidateViews, images: ImageBatch) -> list[float]:
     result = []
     first = 0
     for slot, rendered in zip(views.slots, views.transform(images, params), strict=True):
-        scale = torch.tensor(slot.recipe.std or (1.0, 1.0, 1.0)).view(3, 1, 1)
-        shift = torch.tensor(slot.recipe.mean or (0.0, 0.0, 0.0)).view(3, 1, 1)
+        normalize = slot.recipe.find(Normalize) or Normalize((0.0,) * 3, (1.0,) * 3)
+        scale, shift = (torch.tensor(values).view(3, 1, 1) for values in (normalize.std, normalize.mean))
         for view in range(slot.candidates):
             for image, photograph in enumerate(photographs()):
                 expected = pil_view(photograph, slot.recipe, drawn_view(params, first + view, image))
@@ -70,23 +85,24 @@ def differences(views: CandidateViews, images: ImageBatch) -> list[float]:
 @pytest.mark.parametrize(
     "operation",
     [
-        {},
-        {"flip_prob": 1.0},
-        {"jitter_prob": 1.0, "brightness": 0.8},
-        {"jitter_prob": 1.0, "contrast": 0.8},
-        {"jitter_prob": 1.0, "saturation": 0.8},
-        {"jitter_prob": 1.0, "hue": 0.2},
-        {"gray_prob": 1.0},
-        {"blur_prob": 1.0},
-        {"solarize_prob": 1.0},
+        RandomHorizontalFlip(0.0),
+        RandomHorizontalFlip(1.0),
+        ColorJitter(brightness=0.8),
+        ColorJitter(contrast=0.8),
+        ColorJitter(saturation=0.8),
+        ColorJitter(hue=0.2),
+        RandomGrayscale(1.0),
+        GaussianBlur(23),
+        RandomSolarize(p=1.0),
     ],
-    ids=lambda operation: next(reversed(operation), "crop"),
+    ids=repr,
 )
-def test_every_operation_is_pils_within_a_gray_level(operation: dict[str, float], interpolation: str) -> None:
-    recipe = ViewRecipe(size=224, interpolation=interpolation, **operation)
+def test_every_operation_is_pils_within_a_gray_level(operation: Operation, interpolation: Any) -> None:
+    recipe = ViewRecipe(224, [RandomResizedCrop(interpolation=interpolation), operation])
     found = differences(CandidateViews(ViewSlot(recipe, candidates=6)), collate_images(photographs()))
     # PIL's hue has 256 steps and three roundings of its own; a value beside 128 is solarized in one and not in the other.
-    assert max(found) < (1.5 if "hue" in operation or "solarize_prob" in operation else 1.0)
+    is_coarse = isinstance(operation, RandomSolarize) or operation == ColorJitter(hue=0.2)
+    assert max(found) < (1.5 if is_coarse else 1.0)
     assert sum(found) / len(found) < 1.0
 
 

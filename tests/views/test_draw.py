@@ -20,9 +20,18 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
-from torchvision.transforms import ColorJitter, RandomResizedCrop
+from torchvision import transforms
 
-from hvs_aug.views.draw import draw_boxes, draw_slot
+from hvs_aug.ops import (
+    ColorJitter,
+    GaussianBlur,
+    RandomGrayscale,
+    RandomHorizontalFlip,
+    RandomInvert,
+    RandomResizedCrop,
+    RandomSolarize,
+)
+from hvs_aug.views.draw import draw_slot
 from hvs_aug.views.params import ViewParams
 from hvs_aug.views.recipe import ViewRecipe, ViewSlot
 
@@ -31,17 +40,25 @@ Array = NDArray[np.float64]
 ALARM = 1e-4
 DRAWS = 4000
 SIZES = {"photograph": (375, 500), "square": (224, 224), "1:10": (50, 500), "10:1": (500, 50), "tiny": (6, 6)}
+CROP = RandomResizedCrop()
+JITTER = (0.4, 0.8, 1.5, 0.1)
+KINDS = {
+    "flip": RandomHorizontalFlip,
+    "jitter": ColorJitter,
+    "gray": RandomGrayscale,
+    "blur": GaussianBlur,
+    "solarize": RandomSolarize,
+}
 RECIPE = ViewRecipe(
-    size=224,
-    flip_prob=0.5,
-    jitter_prob=0.8,
-    brightness=0.4,
-    contrast=0.8,
-    saturation=1.5,
-    hue=0.1,
-    gray_prob=0.2,
-    blur_prob=0.5,
-    solarize_prob=0.1,
+    224,
+    [
+        CROP,
+        RandomHorizontalFlip(0.5),
+        ColorJitter(*JITTER, p=0.8),
+        RandomGrayscale(0.2),
+        GaussianBlur(23, p=0.5),
+        RandomSolarize(p=0.1),
+    ],
 )
 
 
@@ -59,15 +76,15 @@ def _flat(values: Tensor) -> Array:
 
 
 @functools.cache
-def _torchvision_boxes(recipe: ViewRecipe, size: tuple[int, int], seed: int = 1) -> Array:
+def _torchvision_boxes(crop: RandomResizedCrop, size: tuple[int, int], seed: int = 1) -> Array:
     image = torch.empty(1, *size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        rows = [RandomResizedCrop.get_params(image, list(recipe.scale), list(recipe.ratio)) for _ in range(DRAWS)]
+        rows = [transforms.RandomResizedCrop.get_params(image, list(crop.scale), list(crop.ratio)) for _ in range(DRAWS)]
     return np.array(rows, dtype=np.float64)
 
 
-def _boxes_by(recipe: ViewRecipe, size: tuple[int, int], wrong: str | None, seed: int = 2) -> Array:
+def _boxes_by(crop: RandomResizedCrop, size: tuple[int, int], wrong: str | None, seed: int = 2) -> Array:
     """torchvision's law once more, one box at a time, but for what is wrong."""
     chance = np.random.default_rng(seed)
     full_height, full_width = size
@@ -75,13 +92,11 @@ def _boxes_by(recipe: ViewRecipe, size: tuple[int, int], wrong: str | None, seed
     for _ in range(DRAWS):
         box = None
         for _ in range(3 if wrong == "three tries" else 10):
-            fraction = chance.uniform(*recipe.scale)
+            fraction = chance.uniform(*crop.scale)
             if wrong == "log-uniform area":
-                fraction = math.exp(chance.uniform(*map(math.log, recipe.scale)))
+                fraction = math.exp(chance.uniform(*map(math.log, crop.scale)))
             ratio = (
-                chance.uniform(*recipe.ratio)
-                if wrong == "uniform ratio"
-                else math.exp(chance.uniform(*map(math.log, recipe.ratio)))
+                chance.uniform(*crop.ratio) if wrong == "uniform ratio" else math.exp(chance.uniform(*map(math.log, crop.ratio)))
             )
             ratio = 1 / ratio if wrong == "height over width" else ratio
             area = full_height * full_width * fraction
@@ -95,8 +110,8 @@ def _boxes_by(recipe: ViewRecipe, size: tuple[int, int], wrong: str | None, seed
         if box is None:
             height, width = full_height, full_width
             if wrong != "the whole image where none fits":
-                width = round(min(width, full_height * recipe.ratio[1]))
-                height = round(min(height, full_width / recipe.ratio[0]))
+                width = round(min(width, full_height * crop.ratio[1]))
+                height = round(min(height, full_width / crop.ratio[0]))
             top, left = (full_height - height) // 2, (full_width - width) // 2
             if wrong == "the corner where none fits":
                 top, left = 0, 0
@@ -121,9 +136,9 @@ def _same_boxes(first: Array, second: Array) -> float:
 )
 @pytest.mark.parametrize("name", SIZES)
 def test_boxes_have_torchvisions_law(name: str, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
-    recipe, size = replace(RECIPE, scale=scale, ratio=ratio), SIZES[name]
-    boxes = _flat(_drawn(recipe, size).boxes)
-    assert _same_boxes(boxes, _torchvision_boxes(recipe, size)) > ALARM
+    crop, size = RandomResizedCrop(scale=scale, ratio=ratio), SIZES[name]
+    boxes = _flat(_drawn(ViewRecipe(224, [crop]), size).boxes)
+    assert _same_boxes(boxes, _torchvision_boxes(crop, size)) > ALARM
     top, left, height, width = boxes.T
     assert (np.minimum(top, left) >= 0).all() and (np.minimum(height, width) >= 1).all()
     assert (top + height <= size[0]).all() and (left + width <= size[1]).all()
@@ -147,15 +162,16 @@ def test_boxes_have_torchvisions_law(name: str, scale: tuple[float, float], rati
     ],
 )
 def test_a_wrong_law_of_boxes_is_noticed(wrong: str | None, name: str, asymmetric: bool) -> None:
-    recipe = replace(RECIPE, scale=(0.05, 0.4), ratio=(1 / 3, 2.0)) if asymmetric else RECIPE
-    similar = _same_boxes(_flat(_drawn(recipe, SIZES[name]).boxes), _boxes_by(recipe, SIZES[name], wrong))
+    crop = RandomResizedCrop(scale=(0.05, 0.4), ratio=(1 / 3, 2.0)) if asymmetric else CROP
+    boxes = _flat(_drawn(ViewRecipe(224, [crop]), SIZES[name]).boxes)
+    similar = _same_boxes(boxes, _boxes_by(crop, SIZES[name], wrong))
     assert similar > ALARM if wrong is None else similar < ALARM
 
 
 @pytest.mark.parametrize("size, central", [((50, 500), (0, 216, 50, 67)), ((500, 50), (216, 0, 67, 50))])
 def test_a_central_box_where_ten_tries_fail(size: tuple[int, int], central: tuple[int, ...]) -> None:
     """Of the images that are too narrow for most boxes, as many as with torchvision get the central box of the nearest ratio."""
-    boxes, theirs = _drawn(RECIPE, size).boxes.flatten(0, 1), torch.from_numpy(_torchvision_boxes(RECIPE, size)).long()
+    boxes, theirs = _drawn(RECIPE, size).boxes.flatten(0, 1), torch.from_numpy(_torchvision_boxes(CROP, size)).long()
     ours_central = int((boxes == torch.tensor(central)).all(-1).sum())
     theirs_central = int((theirs == torch.tensor(central)).all(-1).sum())
     table = [[ours_central, DRAWS - ours_central], [theirs_central, DRAWS - theirs_central]]
@@ -166,12 +182,12 @@ def test_a_central_box_where_ten_tries_fail(size: tuple[int, int], central: tupl
 
 def test_the_first_of_ten_tries_that_fits_is_taken() -> None:
     """With hand-made draws: areas, then ratios, of ten tries, then the position."""
-    recipe, size = replace(RECIPE, scale=(0.2, 1.0), ratio=(0.5, 2.0)), torch.tensor([[100, 100]])
-    uniform = torch.full((11, 1, 40), 0.999, dtype=torch.float64)  # all of the area at twice the width: never fits
+    crop, size = RandomResizedCrop(scale=(0.2, 1.0), ratio=(0.5, 2.0)), torch.tensor([[100, 100]])
+    uniform = torch.full((11, 1, 22), 0.999, dtype=torch.float64)  # all of the area at twice the width: never fits
     for fitting in range(10):
         uniform[fitting, 0, fitting] = 0.05  # 24 % of the area
         uniform[fitting, 0, 10 + fitting] = 0.5  # square
-    boxes = draw_boxes(recipe, size, uniform)
+    boxes = crop.draw_boxes(uniform, size)
     assert (boxes[:10, 0] == torch.tensor([51, 51, 49, 49])).all()
     assert boxes[10, 0].tolist() == [0, 0, 100, 100]
 
@@ -188,14 +204,14 @@ def _uniform(values: Array, low: float, high: float) -> float:
 
 @pytest.mark.parametrize("column", range(4))
 def test_jitter_factors_are_uniform(column: int) -> None:
-    params = _drawn(replace(RECIPE, jitter_prob=1.0))
-    values = _flat(params.jitter[..., column])
+    params = _drawn(RECIPE.replace(ColorJitter, p=1.0))
+    values = _flat(params.drawn["ColorJitter.factors"][..., column])
     low, high = RANGES[column]
     assert values.min() >= low - 1e-6 and values.max() <= high + 1e-6
     assert _uniform(values, low, high) > ALARM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        jitter = ColorJitter(RECIPE.brightness, RECIPE.contrast, RECIPE.saturation, RECIPE.hue)
+        jitter = transforms.ColorJitter(*JITTER)
         theirs = [
             jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)[1 + column] for _ in range(DRAWS)
         ]
@@ -210,7 +226,7 @@ def test_jitter_factors_are_uniform(column: int) -> None:
 
 def test_jitter_is_the_identity_where_it_is_not_drawn() -> None:
     params = _drawn(RECIPE)
-    unchanged = (params.jitter == torch.tensor([1.0, 1.0, 1.0, 0.0])).all(-1)
+    unchanged = (params.drawn["ColorJitter.factors"] == torch.tensor([1.0, 1.0, 1.0, 0.0])).all(-1)
     assert stats.binomtest(int(unchanged.sum()), DRAWS, 0.2).pvalue > ALARM
 
 
@@ -223,8 +239,8 @@ def _orders(order: Tensor) -> float:
 
 
 def test_all_24_orders_are_as_likely() -> None:
-    params = _drawn(RECIPE)
-    assert _orders(params.order) > ALARM
+    params = _drawn(RECIPE.replace(ColorJitter, p=1.0))
+    assert _orders(params.drawn["ColorJitter.order"]) > ALARM
     chance = np.random.default_rng(5)
     naive = []
     for _ in range(DRAWS):
@@ -234,13 +250,15 @@ def test_all_24_orders_are_as_likely() -> None:
             row[place], row[other] = row[other], row[place]
         naive.append(row)
     assert _orders(torch.tensor(naive)) < ALARM
-    of_each_batch = params.order[:, :1].expand_as(params.order)  # one order for all images, as stock Kornia draws it
+    of_each_batch = params.drawn["ColorJitter.order"][:, :1].expand_as(
+        params.drawn["ColorJitter.order"]
+    )  # one order for all images, as stock Kornia draws it
     assert _orders(of_each_batch) < ALARM
 
 
 def test_blur_sigma_is_uniform() -> None:
-    params = _drawn(replace(RECIPE, blur_sigma=(0.1, 2.0)))
-    drawn = _flat(params.blur)
+    params = _drawn(RECIPE.replace(GaussianBlur, sigma=(0.1, 2.0)))
+    drawn = _flat(params.drawn["GaussianBlur.sigma"])
     assert _uniform(drawn[drawn > 0], 0.1, 2.0) > ALARM
     count = int((drawn > 0).sum())
     wrong = np.exp(np.random.default_rng(6).uniform(math.log(0.1), math.log(2.0), size=count))
@@ -250,18 +268,18 @@ def test_blur_sigma_is_uniform() -> None:
 # ---- probabilities ---------------------------------------------------------------------------------------------------------------
 
 EVENTS: dict[str, Callable[[ViewParams], Tensor]] = {
-    "flip": lambda params: params.flips,
-    "jitter": lambda params: (params.jitter != torch.tensor([1.0, 1.0, 1.0, 0.0])).any(-1),
-    "gray": lambda params: params.gray,
-    "blur": lambda params: params.blur > 0,
-    "solarize": lambda params: params.solarize,
+    "flip": lambda params: params.drawn["RandomHorizontalFlip.applied"],
+    "jitter": lambda params: (params.drawn["ColorJitter.factors"] != torch.tensor([1.0, 1.0, 1.0, 0.0])).any(-1),
+    "gray": lambda params: params.drawn["RandomGrayscale.applied"],
+    "blur": lambda params: params.drawn["GaussianBlur.sigma"] > 0,
+    "solarize": lambda params: params.drawn["RandomSolarize.applied"],
 }
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.2, 0.5, 0.8])
 @pytest.mark.parametrize("name", EVENTS)
 def test_an_operation_is_drawn_with_its_probability(name: str, probability: float) -> None:
-    happened = int(EVENTS[name](_drawn(replace(RECIPE, **{f"{name}_prob": probability}), seed=7)).sum())
+    happened = int(EVENTS[name](_drawn(RECIPE.replace(KINDS[name], p=probability), seed=7)).sum())
     assert stats.binomtest(happened, DRAWS, probability).pvalue > ALARM
     for wrong in (probability + 0.05, 1 - probability):
         if wrong != probability:  # HVS's own code blurs with probability 1 - p
@@ -271,10 +289,9 @@ def test_an_operation_is_drawn_with_its_probability(name: str, probability: floa
 @pytest.mark.parametrize("name", EVENTS)
 def test_certain_impossible_and_left_out(name: str) -> None:
     event = EVENTS[name]
-    assert event(_drawn(replace(RECIPE, **{f"{name}_prob": 1.0}))).all()
-    assert not event(_drawn(replace(RECIPE, **{f"{name}_prob": 0.0}))).any()
-    left_out = tuple(operation for operation in RECIPE.order if operation != name)
-    assert not event(_drawn(replace(RECIPE, order=left_out))).any()
+    assert event(_drawn(RECIPE.replace(KINDS[name], p=1.0))).all()
+    assert not event(_drawn(RECIPE.replace(KINDS[name], p=0.0))).any()
+    assert not any(key.startswith(KINDS[name].__name__) for key in _drawn(RECIPE.without(KINDS[name])).drawn)
 
 
 def _independent(first: Tensor, second: Tensor) -> float:
@@ -299,29 +316,35 @@ def test_operations_views_and_images_are_drawn_apart() -> None:
 
 def test_a_tied_crop_is_shared_and_nothing_else() -> None:
     params = _drawn(RECIPE, seed=9, tie="crop")
-    assert (params.boxes == params.boxes[:1]).all() and (params.flips == params.flips[:1]).all()
+    assert (params.boxes == params.boxes[:1]).all() and (EVENTS["flip"](params) == EVENTS["flip"](params)[:1]).all()
     assert len(params.boxes[0].unique(dim=0)) > 150
     for name in ("jitter", "gray", "blur", "solarize"):
         assert _independent(EVENTS[name](params)[:10], EVENTS[name](params)[10:]) > ALARM, name
-    assert _same_boxes(_flat(params.boxes)[: DRAWS // 20], _torchvision_boxes(RECIPE, (375, 500))) > ALARM
+    assert _same_boxes(_flat(params.boxes)[: DRAWS // 20], _torchvision_boxes(CROP, (375, 500))) > ALARM
 
 
 @pytest.mark.parametrize(
     "change, touched",
     [
-        ({"scale": (0.3, 0.5)}, {"boxes"}),
-        ({"ratio": (0.5, 0.6)}, {"boxes"}),
-        ({"flip_prob": 0.9}, {"flips"}),
-        ({"jitter_prob": 0.1}, {"jitter"}),
-        ({"hue": 0.4}, {"jitter"}),
-        ({"gray_prob": 0.9}, {"gray"}),
-        ({"blur_prob": 0.9}, {"blur"}),
-        ({"blur_sigma": (1.0, 1.5)}, {"blur"}),
-        ({"solarize_prob": 0.9}, {"solarize"}),
-        ({"size": 96, "order": ("solarize", "blur", "gray", "jitter", "flip")}, set()),
+        (lambda recipe: recipe.replace(RandomResizedCrop, scale=(0.3, 0.5)), {"boxes"}),
+        (lambda recipe: recipe.replace(RandomResizedCrop, ratio=(0.5, 0.6)), {"boxes"}),
+        (lambda recipe: recipe.replace(RandomHorizontalFlip, p=0.9), {"RandomHorizontalFlip"}),
+        (lambda recipe: recipe.replace(ColorJitter, p=0.1), {"ColorJitter"}),
+        (lambda recipe: recipe.replace(ColorJitter, hue=0.4), {"ColorJitter"}),
+        (lambda recipe: recipe.replace(RandomGrayscale, p=0.9), {"RandomGrayscale"}),
+        (lambda recipe: recipe.replace(GaussianBlur, sigma=(1.0, 1.5)), {"GaussianBlur"}),
+        (lambda recipe: recipe.replace(RandomSolarize, p=0.9), {"RandomSolarize"}),
+        (lambda recipe: recipe.without(GaussianBlur), {"GaussianBlur"}),
+        (lambda recipe: replace(recipe, size=96, operations=(CROP, *reversed(recipe.operations[1:]))), set()),
+        (lambda recipe: replace(recipe, operations=(*recipe.operations, RandomInvert())), {"RandomInvert"}),
     ],
 )
-def test_a_field_changes_what_it_names_and_nothing_else(change: dict[str, Any], touched: set[str]) -> None:
-    before, after = _drawn(RECIPE), _drawn(replace(RECIPE, **change))
-    names = ("boxes", "flips", "jitter", "order", "gray", "blur", "solarize")
-    assert {name for name in names if not torch.equal(getattr(before, name), getattr(after, name))} == touched
+def test_a_change_touches_the_draws_of_its_operation_and_no_others(
+    change: Callable[[ViewRecipe], ViewRecipe], touched: set[str]
+) -> None:
+    before, after = _drawn(RECIPE), _drawn(change(RECIPE))
+    found = {name.partition(".")[0] for name in before.drawn.keys() ^ after.drawn.keys()}
+    shared = before.drawn.keys() & after.drawn.keys()
+    found |= {name.partition(".")[0] for name in shared if not torch.equal(before.drawn[name], after.drawn[name])}
+    found |= set() if torch.equal(before.boxes, after.boxes) else {"boxes"}
+    assert found == touched

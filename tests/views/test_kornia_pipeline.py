@@ -18,7 +18,7 @@ import torch
 from kornia.augmentation.auto import RandAugment
 from torch import Tensor, nn
 
-from hvs_aug import CandidateViews, HVSError, ImageBatch, ViewParams, ViewRecipe, ViewSlot
+from hvs_aug import CandidateViews, HVSError, ImageBatch, Scoring, ViewParams, ViewRecipe, ViewSlot
 from hvs_aug.integrations import kornia as ours
 from hvs_aug.selection.losses import NTXentLoss
 from hvs_aug.selection.sampler import HardPairSampler
@@ -170,7 +170,7 @@ def test_boxes_are_what_is_seen(name: str) -> None:
         (high[..., 1], top + height - 1),
     ):
         torch.testing.assert_close(shown.double(), expected, atol=1e-3, rtol=0)
-    assert torch.equal(params.flips, seen[:, :, 0, 0, 0] > seen[:, :, 0, 0, -1])
+    assert torch.equal(params.drawn["RandomHorizontalFlip.applied"], seen[:, :, 0, 0, 0] > seen[:, :, 0, 0, -1])
     assert params.iou().shape == (5, 5, 6) and (params.iou().diagonal() == 1).all()
     if name != "CenterCrop":
         assert len(params.boxes.flatten(0, 1).unique(dim=0)) > 1 and (params.iou() < 1).any()
@@ -186,7 +186,10 @@ def test_our_crop_and_flip_are_read_too() -> None:
     middle = (seen.amin((-2, -1)) + seen.amax((-2, -1))) / 2
     top, left, height, width = params.boxes.float().unbind(-1)
     torch.testing.assert_close(middle, torch.stack([left + width / 2, top + height / 2], dim=-1) - 0.5, atol=1.5, rtol=0)
-    assert torch.equal(params.flips, seen[:, :, 0, 0, 0] > seen[:, :, 0, 0, -1]) and 0 < params.flips.sum() < 24
+    assert (
+        torch.equal(params.drawn["RandomHorizontalFlip.applied"], seen[:, :, 0, 0, 0] > seen[:, :, 0, 0, -1])
+        and 0 < params.drawn["RandomHorizontalFlip.applied"].sum() < 24
+    )
 
 
 def test_boxes_through_a_resize_and_beyond_the_image() -> None:
@@ -261,7 +264,7 @@ def test_kornia_and_recipe_slots_stand_side_by_side() -> None:
     assert torch.equal(winners[2], _gather(rendered[2], indices[2:] - 5))
 
 
-@pytest.mark.parametrize("options", [{}, {"score_scale": 0.5}, {"fraction": 0.5}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"scoring": Scoring(scale=0.5)}], ids=str)
 def test_hard_pairs_are_chosen_among_kornias_views(options: dict[str, Any]) -> None:
     model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
     views = CandidateViews(ViewSlot(_simclr(), candidates=4, select=2))

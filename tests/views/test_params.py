@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,6 @@ from tests.reference.views import iou_by_pixels
 def drawn(name: str = "simclr", images: int = 3, seed: int = 0) -> ViewParams:
     views = CandidateViews.preset(name, size=32)
     return views.make_params(torch.zeros(images, 3, 30, 44, dtype=torch.uint8), torch.Generator().manual_seed(seed))
-
-
-def same(one: ViewParams, other: ViewParams) -> bool:
-    tensors = [entry.name for entry in fields(one) if isinstance(getattr(one, entry.name), torch.Tensor)]
-    return len(tensors) == 8 and one.slots == other.slots and all(torch.equal(getattr(one, n), getattr(other, n)) for n in tensors)
 
 
 @settings(deadline=None, max_examples=25)
@@ -54,8 +50,9 @@ def test_selecting_gathers_each_images_own_views() -> None:
     chosen = params.select(indices)
     for row in range(2):
         for image in range(3):
-            for name in ("boxes", "flips", "jitter", "order", "gray", "blur", "solarize"):
-                assert torch.equal(getattr(chosen, name)[row, image], getattr(params, name)[indices[row, image], image])
+            assert torch.equal(chosen.boxes[row, image], params.boxes[indices[row, image], image])
+            for name, value in params.drawn.items():
+                assert torch.equal(chosen.drawn[name][row, image], value[indices[row, image], image])
     assert chosen.slots == (0, 0) and torch.equal(chosen.sizes, params.sizes)
 
 
@@ -78,10 +75,11 @@ def test_a_view_without_a_crop_has_no_iou() -> None:
 
 
 def test_files_give_back_what_was_saved(tmp_path: Path) -> None:
-    params = replace(drawn("dino"), extras={"masks": torch.ones(4, 3, 2, 2, dtype=torch.bool)}, uncropped=(2,))
+    extras = {"masks": torch.ones(4, 3, 2, 2, dtype=torch.bool), "weights": torch.rand(20, 3).bfloat16()}
+    params = replace(drawn("dino"), extras=extras, uncropped=(2,))
     params.save(tmp_path / "params.safetensors")
     loaded = ViewParams.load(tmp_path / "params.safetensors")
-    assert same(params, loaded) and loaded.uncropped == (2,) and torch.equal(loaded.extras["masks"], params.extras["masks"])
+    assert loaded == params and loaded.uncropped == (2,) and set(loaded.drawn) == set(params.drawn) and len(loaded.extras) == 2
 
 
 def test_tampered_foreign_and_missing_files_are_refused(tmp_path: Path) -> None:
@@ -92,8 +90,8 @@ def test_tampered_foreign_and_missing_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "tampered").write_bytes(content)
     with pytest.raises(HVSError, match="expected the contents that were saved, got .*which was changed since"):
         ViewParams.load(tmp_path / "tampered")
-    save_file(load_file(path), tmp_path / "foreign", metadata={"format": "hvs_aug.ViewParams/0"})
-    with pytest.raises(HVSError, match="expected a file of format hvs_aug.ViewParams/1, got format hvs_aug.ViewParams/0"):
+    save_file(load_file(path), tmp_path / "foreign", metadata={"format": "hvs_aug.ViewParams/1"})
+    with pytest.raises(HVSError, match="expected a file of format hvs_aug.ViewParams/2, got format hvs_aug.ViewParams/1"):
         ViewParams.load(tmp_path / "foreign")
     (tmp_path / "noise").write_bytes(b"no safetensors")
     with pytest.raises(HVSError, match="expected a readable safetensors file"):
@@ -104,5 +102,55 @@ def test_tampered_foreign_and_missing_files_are_refused(tmp_path: Path) -> None:
 
 def test_shapes_are_checked() -> None:
     params = drawn()
-    with pytest.raises(HVSError, match=r"ViewParams\(flips\): expected shape \(4, 3\)"):
-        replace(params, flips=params.flips[:2])
+    with pytest.raises(HVSError, match=r"ViewParams\(drawn\['RandomGrayscale.applied'\]\): expected axes \(4, 3\) first"):
+        replace(params, drawn={"RandomGrayscale.applied": torch.zeros(2, 3)})
+    with pytest.raises(HVSError, match=r"ViewParams\(boxes\): expected shape \(V, B, 4\)"):
+        replace(params, boxes=params.boxes[0])
+
+
+def test_equality_is_that_of_every_value_and_equal_params_hash_alike() -> None:
+    params = drawn()
+    assert params == copy.deepcopy(params) and hash(params) == hash(copy.deepcopy(params)) and len({params, params}) == 1
+    assert params != drawn(seed=1) and params != "params"
+    name = "GaussianBlur.sigma" if "GaussianBlur.sigma" in params.drawn else "RandomGrayscale.applied"
+    assert params != replace(params, drawn={**params.drawn, name: ~params.drawn[name]})
+    assert params != replace(params, drawn={**params.drawn, name: params.drawn[name].int()})
+    assert params != replace(params, uncropped=(0,)) and params != replace(params, extras={"own": torch.zeros(4, 3)})
+
+
+def test_a_slot_takes_its_own_rows() -> None:
+    params = replace(drawn("dino"), extras={"own": torch.arange(60).view(20, 3), "shared": torch.arange(2)}, uncropped=(1,))
+    second = params.of_slot(1)
+    assert second.extras["own"].tolist() == torch.arange(6, 12).view(2, 3).tolist() and second.extras["shared"].tolist() == [0, 1]
+    assert second.uncropped == (1,) and params.of_slot(0).uncropped == ()
+    assert params.of_slot(0).iou().shape == (2, 2, 3)
+    assert ViewParams.concatenate([params.of_slot(index) for index in range(3)]) == params
+
+
+def test_concatenation_keeps_every_part_or_says_what_does_not_fit() -> None:
+    parts = [replace(drawn(seed=seed), extras={"own": torch.full((4, 3), seed)}) for seed in (4, 7)]
+    joined = ViewParams.concatenate(parts)
+    assert joined.extras["own"][:, 0].tolist() == [4, 4, 4, 4, 7, 7, 7, 7] and torch.equal(joined.boxes[4:], parts[1].boxes)
+    with pytest.raises(HVSError, match="extras 'own' of one value, or with rows in every part"):
+        ViewParams.concatenate([parts[0], replace(parts[1], extras={"own": torch.zeros(5)})])
+    with pytest.raises(HVSError, match="expected parts that drew"):
+        ViewParams.concatenate([parts[0], drawn("dino")])
+
+
+def test_some_of_the_images() -> None:
+    params = replace(drawn(), extras={"own": torch.arange(12).view(4, 3)})
+    for rows in (slice(1, 3), torch.tensor([2, 0])):
+        some = params.of_images(rows)
+        assert torch.equal(some.boxes, params.boxes[:, rows]) and torch.equal(some.sizes, params.sizes[rows])
+        assert torch.equal(some.extras["own"], params.extras["own"][:, rows])
+        assert all(torch.equal(some.drawn[name], value[:, rows]) for name, value in params.drawn.items())
+
+
+def test_moving_makes_one_copy_of_everything() -> None:
+    params = replace(drawn("dino"), extras={"odd": torch.ones(20, 3, 5, dtype=torch.bool), "none": torch.zeros(20, 3, 0)})
+    moved = params.to("meta")
+    assert moved.boxes.device.type == "meta" and len({value.untyped_storage()._cdata for value in moved.drawn.values()}) == 1
+    for name, value in params.drawn.items():
+        assert moved.drawn[name].shape == value.shape and moved.drawn[name].dtype == value.dtype
+    assert moved.extras["odd"].shape == (20, 3, 5) and moved.extras["none"].shape == (20, 3, 0)
+    assert params.to("cpu") == params

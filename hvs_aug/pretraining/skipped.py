@@ -1,0 +1,73 @@
+"""The images that a run could not read: counted, written down, and too many of them end it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .._check import fail, require, require_fraction
+from ..data.sources import printable
+
+__all__ = ["SkippedImages", "naming_killers"]
+
+_Batch = TypeVar("_Batch")
+
+
+class SkippedImages:
+    """Each image that the dataset skipped, once, with the reason.
+
+    Args:
+        images: how many images the dataset has.
+        most: the share of them that may be skipped.
+        path: the file that they are written to, a line each, or ``None``.
+        is_resumed: whether the file's lines count, too.
+    """
+
+    def __init__(self, images: int, most: float, path: Path | None, is_resumed: bool) -> None:
+        require_fraction(most, "Pretraining.run(max_skipped)")
+        self.images, self.most, self.path = images, most, path
+        self.lines: dict[str, None] = {}
+        if path is not None and path.is_file():
+            if is_resumed:
+                self.lines = dict.fromkeys(path.read_text(encoding="utf-8").splitlines())
+            else:
+                path.unlink()
+
+    def add(self, skipped: Iterable[str]) -> None:
+        """Take ``ImageBatch.skipped`` of a batch.
+
+        Raises: HVSError if more than the share ``most`` of all images were skipped so far.
+        """
+        new = [line for line in dict.fromkeys(skipped) if line not in self.lines]
+        if not new:
+            return
+        self.lines |= dict.fromkeys(new)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in new)
+        require(
+            len(self.lines) <= self.most * self.images,
+            "Pretraining.run(max_skipped)",
+            f"at most {self.most:.3g} of {self.images} images that cannot be read",
+            f"{len(self.lines)}; the last is {new[-1]}",
+            "look at the files"
+            + (f", which {self.path} lists" if self.path is not None else "")
+            + ", or allow a larger share (--max-skipped).",
+        )
+
+
+def naming_killers(batches: Iterable[_Batch], dataset: Any) -> Iterator[_Batch]:
+    """The batches of a DataLoader; where one of its workers dies, the error names the files that were being read.
+
+    Raises: HVSError if a worker dies and the dataset knows what it was reading (:attr:`hvs_aug.RawImages.unfinished`).
+    """
+    try:
+        yield from batches
+    except RuntimeError as error:
+        unfinished = getattr(dataset, "unfinished", [])
+        if "DataLoader worker" not in str(error) or not unfinished:
+            raise
+        got = f"one that died while {' or '.join(map(printable, unfinished[:8]))} was read ({str(error).splitlines()[0]})"
+        fail("Pretraining.run()", "workers that decode every file", got, "take the file out; if it is whole, memory may be short.")
