@@ -11,7 +11,7 @@ demo: $(VENV)/installed-demo
 	$(VENV)/bin/hvs-aug demo
 
 test: lint
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .

@@ -241,7 +241,7 @@ def test_dino_does_not_collapse_to_uniform_scores() -> None:
     """With a teacher's temperature of 0.07 the loss rises to the logarithm of the number of prototypes in 40 steps, and stays."""
     pytest.importorskip("skimage")
     tiles, losses = photograph_tiles().train, []
-    for seed in range(3):
+    for seed in range(2):
         torch.manual_seed(seed)
         method = build_method("dino", 32)
         sampler = method.sampler(method.views(32, 1), generator=torch.Generator().manual_seed(seed))
@@ -254,7 +254,7 @@ def test_dino_does_not_collapse_to_uniform_scores() -> None:
             optimizer.step()
             method.after_step()
             losses += [loss.item()] if step >= 20 else []
-    assert sum(losses) / len(losses) < math.log(1024) - 0.1  # of three runs: they scatter by 0.3
+    assert sum(losses) / len(losses) < math.log(1024) - 0.1  # of two runs: they scatter by 0.3
 
 
 def test_masked_patches_alone_count() -> None:
