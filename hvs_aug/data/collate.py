@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import default_collate, get_worker_info
 
 from .._check import HVSError, describe, fail, require
+from .._memory import Recycled
 from .batch import ImageBatch, write_packed
 from .decode import decode_image, reason_of, size_in_header
 from .pillow import from_pil
@@ -238,7 +238,7 @@ class _Packer:
         return ImageBatch.pack(images, _allocate(sum(image.numel() for image in images), dtypes.pop()))
 
 
-_free: list[np.ndarray[Any, Any]] = []  # memory of batches that are gone: writing to fresh pages takes longer than the copy
+_memory = Recycled(count=2, size=2**30)
 
 
 def _allocate(count: int, dtype: torch.dtype) -> Tensor:
@@ -248,13 +248,4 @@ def _allocate(count: int, dtype: torch.dtype) -> Tensor:
         storage_type: Any = torch.UntypedStorage  # torch.utils.data.default_collate allocates its own batches by the same call
         storage: torch.UntypedStorage = storage_type._new_shared(size)
         return torch.empty(0, dtype=dtype, device="cpu").set_(storage).view(count)
-    memory = _free.pop() if _free else None
-    if memory is None or not size <= len(memory) <= 2 * size:
-        memory = np.empty(size, np.uint8)
-    place = memory[:size]
-    weakref.finalize(place, _recycle, memory).atexit = False  # the tensor holds this array, and nothing else does
-    return torch.from_numpy(place).view(dtype)
-
-
-def _recycle(memory: np.ndarray[Any, Any]) -> None:
-    _free[:] = [*_free[-1:], memory]
+    return _memory.empty(count, dtype)

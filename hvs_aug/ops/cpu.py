@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._memory import Recycled
 from ..data.batch import ImageBatch
 from . import batched
 from .crop import crop_view, most_taps, unit_of
@@ -30,6 +31,7 @@ from .plan import RenderPlan
 __all__ = ["is_available", "render", "warn_if_missing"]
 
 _LOG = logging.getLogger("hvs_aug")
+_memory = Recycled(count=8, size=2**30)  # of views that are gone: half of the time of a large batch went into fresh pages
 _SLOW = 1.0  # seconds of compiling after which a user is told what takes so long
 
 
@@ -51,8 +53,7 @@ def render(images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: 
     """
     views, count = boxes.shape[:2]
     channels, (height, width) = images.channels, plan.size
-    # NumPy asks the system for large pages, where torch does not: a fresh result then costs less than half to touch.
-    out = torch.from_numpy(np.empty((views * count, channels, height, width), np.float32))
+    out = _memory.empty(views * count * channels * height * width, torch.float32).view(views * count, channels, height, width)
     if len(out) == 0:
         return out.view(views, count, channels, height, width)
     flat = {name: {key: value.flatten(0, 1) for key, value in draws.items()} for name, draws in drawn.items()}

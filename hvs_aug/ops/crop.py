@@ -251,10 +251,20 @@ def _fill_taps(length: Any, size: Any, is_cubic: Any, first: Any, count: Any, we
     reach = 2 if is_cubic else 1
     wide = max(length, size)
     most = 0
+    # Both ends move by length / size from one pixel to the next: whole pixels and a rest are added, as dividing is slow.
+    whole, part = length // size, 2 * (length % size)
+    start, end = length - 2 * reach * wide + size, length + 2 * reach * wide + size
+    next_low, low_rest = start // (2 * size), start % (2 * size)
+    next_high, high_rest = end // (2 * size), end % (2 * size)
     for i in range(size):
         centre = length * (2 * i + 1)
-        low = max((centre - 2 * reach * wide + size) // (2 * size), 0)
-        high = min((centre + 2 * reach * wide + size) // (2 * size), length)
+        low, high = max(next_low, 0), min(next_high, length)
+        next_low, low_rest = next_low + whole, low_rest + part
+        next_high, high_rest = next_high + whole, high_rest + part
+        if low_rest >= 2 * size:
+            next_low, low_rest = next_low + 1, low_rest - 2 * size
+        if high_rest >= 2 * size:
+            next_high, high_rest = next_high + 1, high_rest - 2 * size
         total = _ZERO
         for k in range(high - low):
             distance = np.float32(abs((low + k) * 2 * size + size - centre)) / np.float32(2 * wide)
