@@ -403,3 +403,15 @@ def test_the_loader_pins_the_pixels() -> None:
         assert images.pixels.is_pinned() and labels.is_pinned()
         moved = images.to("cuda", non_blocking=True)
         assert moved.device.type == "cuda" and torch.equal(moved.pixels.cpu(), images.pixels) and not moved.sizes.is_cuda
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_tensors_of_one_size_are_packed_as_those_of_several(count: int) -> None:
+    images = [random_image(6, 9) for _ in range(count)]
+    together, apart = collate_images(images), collate_images([*images, random_image(2, 3)])[: len(images)]
+    assert together.pixels.dtype == torch.uint8 and together.sizes.tolist() == [[6, 9]] * count
+    for index, image in enumerate(images):
+        assert torch.equal(together.image(index), image) and torch.equal(apart.image(index), image)
+    with pytest.raises(HVSError, match="expected 1 channels, got 3"):
+        collate_images(images, channels=1)
+    assert collate_images([random_image(30, 40)] * 2, max_side=20).downscaled == 2
