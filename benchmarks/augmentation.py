@@ -302,6 +302,7 @@ def limit(plan: contestants.Plan, threads: int) -> Callable[[Sequence[Tensor]], 
     slots = [ViewSlot(recipe, candidates=count, select=1, name=f"view-{i}") for i, (recipe, count) in enumerate(plan)]
     views = CandidateViews(slots)
     pool = ThreadPoolExecutor(threads)
+    outs: dict[tuple[int, int], Any] = {}  # as ours, whose views' memory serves the next ones
 
     def run(images: Sequence[Tensor]) -> None:
         batch = ImageBatch.pack(list(images))
@@ -309,7 +310,7 @@ def limit(plan: contestants.Plan, threads: int) -> Callable[[Sequence[Tensor]], 
         for index, (recipe, _) in enumerate(plan):
             boxes = params.of_slot(index).boxes.flatten(0, 1).numpy()
             values = batch.channels * recipe.shape[0] * recipe.shape[1]
-            out = np.empty((len(boxes), values), np.float32)
+            out = outs.setdefault((index, len(boxes)), np.empty((len(boxes), values), np.float32))
             layout = batch.layout()
             flat = layout.values.numpy(), layout.offsets.numpy(), layout.rows.numpy(), batch.channels, boxes, out
             edges = np.linspace(0, len(boxes), threads + 1).astype(int).tolist()

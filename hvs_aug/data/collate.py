@@ -207,7 +207,7 @@ def _count(image: Any, channels: int, max_side: int | None) -> int:
 
 def _are_alike(raw: Sequence[Any], channels: int, max_side: int | None) -> bool:
     """Whether all images are plain uint8 tensors of one size that only have to be copied, as those of CIFAR in memory."""
-    shape = getattr(raw[0], "shape", ())
+    shape: Sequence[int] = getattr(raw[0], "shape", ())
     if len(shape) != 3 or shape[0] != channels or 0 in shape or (max_side is not None and max(shape) > max_side):
         return False
     # A mark on the tensor (RawImages) lies in its attributes.
