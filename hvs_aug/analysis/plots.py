@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._check import fail, require
 from ..data.batch import ImageBatch
-from ..data.decode import to_unit_range
+from ..data.pixels import to_unit_range
 from ..ops import Normalize
 from ..selection.losses.pair import slot_ranges
 from ..views.candidates import CandidateViews

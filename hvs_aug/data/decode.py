@@ -16,9 +16,9 @@ from torch import Tensor
 
 from .._check import HVSError, fail
 from .pillow import FORMATS, MEMORY, bytes_per_pixel, from_pil, has_low_bytes, orientation_of, require_memory
-from .pixels import downscale, reduced_size, to_unit_range, upright
+from .pixels import downscale, reduced_size, upright
 
-__all__ = ["decode_image", "downscale", "from_pil", "reason_of", "reduced_size", "size_in_header", "to_unit_range"]
+__all__ = ["decode_image", "reason_of", "size_in_header"]
 
 Bytes: TypeAlias = "bytes | bytearray | memoryview"
 

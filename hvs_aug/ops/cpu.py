@@ -58,7 +58,7 @@ def render(images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: 
         return out.view(views, count, channels, height, width)
     flat = {name: {key: value.flatten(0, 1) for key, value in draws.items()} for name, draws in drawn.items()}
     first, *later = _stages(plan.steps)
-    _run(images, boxes.flatten(0, 1), plan, flat, [step for step in first if step], out)
+    _run(images, boxes.flatten(0, 1), plan, flat, first, out)
     for stage in later:
         name, operation = stage[0]
         if operation.cpu_kernel is None:

@@ -132,10 +132,8 @@ class CandidateViews(nn.Module):
         drawn = []
         for index, slot in enumerate(self.slots):
             kornia = self._kornia(index)
-            if kornia is None:
-                drawn.append(draw_slot(slot, index, sizes, generator, self._identities))
-            else:
-                drawn.append(_with_identities(kornia.draw(slot, index, batch, generator), self._identities))
+            own = draw_slot(slot, index, sizes, generator) if kornia is None else kornia.draw(slot, index, batch, generator)
+            drawn.append(_with_identities(own, self._identities))
         params = ViewParams.concatenate(drawn)
         return params if len(self.kornia) == 0 else _number_candidates(params, self.slots)
 
@@ -310,7 +308,9 @@ def _number_candidates(params: ViewParams, slots: Sequence[ViewSlot]) -> ViewPar
 
 
 def _with_identities(params: ViewParams, recorded: Mapping[str, Tensor]) -> ViewParams:
-    """Record for the views of a Kornia pipeline that the operations of other slots change nothing."""
+    """Record for the views of a slot that the operations which other slots alone have change nothing."""
+    if params.drawn.keys() == recorded.keys():
+        return params
     shape = params.boxes.shape[:2]
     drawn = {name: params.drawn.get(name, value.expand(*shape, *value.shape)) for name, value in recorded.items()}
     return replace(params, drawn=drawn)

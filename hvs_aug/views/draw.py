@@ -85,16 +85,13 @@ def identities(slots: tuple[ViewSlot, ...]) -> dict[str, Tensor]:
     return found
 
 
-def draw_slot(
-    slot: ViewSlot, index: int, sizes: Tensor, generator: torch.Generator, recorded: Mapping[str, Tensor] | None = None
-) -> ViewParams:
+def draw_slot(slot: ViewSlot, index: int, sizes: Tensor, generator: torch.Generator) -> ViewParams:
     """Draw the candidates of one slot for images of the given sizes.
 
     Every operation has a stream of uniform numbers of its own, which depends on its name: to change, add or leave out one changes
     no other's draws.
 
-    Shape: sizes ``(B, 2)`` int64, on the CPU -> ViewParams of ``slot.candidates`` views on the CPU. ``recorded`` names what other
-        slots draw too, by its identity.
+    Shape: sizes ``(B, 2)`` int64, on the CPU -> ViewParams of ``slot.candidates`` views on the CPU.
     """
     recipe: ViewRecipe = slot.recipe
     shape = (slot.candidates, len(sizes))
@@ -132,9 +129,7 @@ def draw_slot(
     boxes = recipe.crop.draw_boxes(uniform("RandomResizedCrop", recipe.crop, recipe.crop.columns), sizes)
     for name in recipe.early_flips:
         _mirror(boxes, drawn[f"{name}.applied"], sizes, axis=1 if name.startswith("RandomHorizontalFlip") else 0)
-    for name, value in (recorded or {}).items():
-        drawn.setdefault(name, value.expand(*shape, *value.shape))
-    return ViewParams(boxes, sizes, (index,) * slot.candidates, drawn={name: drawn[name] for name in recorded or drawn})
+    return ViewParams(boxes, sizes, (index,) * slot.candidates, drawn=drawn)
 
 
 def _is_geometric(operation: Operation) -> bool:
