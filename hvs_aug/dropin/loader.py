@@ -195,13 +195,14 @@ class HardViewLoader:
             for name, place in places.items():
                 formatted = _replaced(formatted, place, partial(_unbind, hard.extras[name]))
         elif batch.is_collated:
-            formatted = _with_views(batch.rest, batch.places, views)
+            formatted = _stacked(_with_views(batch.rest, batch.places, views), batch.stacked, 1)
         else:
             assert self._collate_fn is not None
             samples = []
             for row, sample in enumerate(batch.rest):
-                samples.append(_with_views(sample, batch.places, {number: view[row] for number, view in views.items()}))
-            formatted = self._collate_fn(samples)
+                own = _with_views(sample, batch.places, {number: view[row] for number, view in views.items()})
+                samples.append(_stacked(own, batch.stacked, 0))
+            formatted = self._collate_fn(samples[0] if batch.is_single else samples)
         return formatted if self.batch_format is None else self.batch_format(hard, formatted)
 
     def _following(self, batch: RawBatch, hard: HardViews) -> dict[int, Tensor]:
@@ -266,6 +267,13 @@ def _with_views(batch: Any, places: Mapping[Any, int], views: Mapping[int, Any])
     chosen = {id(view) for view in views.values()}
     filled = mapped(batch, lambda path, leaf: views[places[path]] if path in places else leaf)
     return _listed(filled, chosen)
+
+
+def _stacked(batch: Any, places: Sequence[tuple[Any, ...]], axis: int) -> Any:
+    """The batch, or sample, with one tensor in the place of each list of views that a transform returns as one."""
+    for place in places:
+        batch = _at(batch, place, lambda views: torch.stack(list(views), axis))
+    return batch
 
 
 def _listed(value: Any, chosen: set[int]) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, default_collate
 
 from .._check import HVSError, fail, require, require_name
 from ..selection.losses import PairLoss
@@ -64,7 +64,8 @@ def wrap(
 
     Args:
         loader: the repo's DataLoader, or one of a class of its own. A collate_fn of its own is given the samples with the chosen
-            views in them, after the choice.
+            views in them, after the choice. With batch_size=None, views are chosen for each list of samples that the dataset
+            returns, or for each sample, which has no others in its batch.
         model, loss, teacher, policy, scoring, generator: as for :class:`HardPairSampler`.
         candidates: as for :func:`hvs_aug.convert`; by default twice the views that are kept.
         enabled: False returns the loader itself.
@@ -89,8 +90,6 @@ def wrap(
     if not enabled or isinstance(loader, HardViewLoader):
         return loader
     require(isinstance(loader, DataLoader), _CALL, "a torch DataLoader", loader, _BY_HAND)
-    batched = loader.batch_sampler is not None or loader.batch_size is not None
-    require(batched, _CALL, "a DataLoader that makes batches", "one with batch_size=None", _BY_HAND)
     options = (transform, views, candidates, max_side)
     known = _known(loader, model)
     if known is not None and known.options == options and known.is_current(loader):
@@ -210,7 +209,10 @@ class _Reader:
         max_side: int | None,
     ) -> None:
         self.dataset, self.extras, self.candidates, self.max_side = loader.dataset, extras, candidates, max_side
-        self.collates = loader.collate_fn is default_collate
+        self.batches = loader.batch_sampler is not None or loader.batch_size is not None
+        self.collates = loader.collate_fn is default_collate and self.batches
+        # A dataset that is asked for whole batches is asked for one of two.
+        self.index: Any = [0, 1] if isinstance(loader.sampler, BatchSampler) and not self.batches else 0
         self.is_stream = isinstance(loader.dataset, IterableDataset)
         self.found = transforms_of(loader.dataset) if transform is None else [transform]
         if transform is not None:
@@ -256,7 +258,7 @@ class _Reader:
             calls = [Call(found, found, probe_like(), 0) for found in self.found if callable(found)]
             calls = [replace(call, views=len(made.views)) for call in calls if (made := returned_views(call.part)) is not None]
         else:
-            calls = called(self.dataset, self.found, lambda dataset: dataset[0])
+            calls = called(self.dataset, self.found, lambda dataset: dataset[self.index])
         several = [call for call in calls if call.views > 1]
         single = [call for call in calls if call.views == 1]
         if several:
@@ -317,7 +319,7 @@ class _Reader:
             swaps = self._single_swaps(lambda number, part: RawTransform(part, -1, [shapes[number]]))
         else:
             swaps = {id(one): RawTransform(one, structure, shapes) for one in found}
-        collate = Collate(layout, stands, shapes[0][0], self.max_side, self.collates)
+        collate = Collate(layout, stands, shapes[0][0], self.max_side, self.collates, self.batches)
         return _Reading(layout, found, swaps, collate)
 
     def _single_swaps(self, make: Callable[[int, Any], Any]) -> dict[int, Any]:
@@ -359,7 +361,7 @@ class _Reader:
             swaps = self._single_swaps(lambda number, part: OwnTransform(part, layout.draws, True))
         else:
             swaps = {id(one): OwnTransform(one, layout.draws, False) for one in found}
-        collate = Collate(layout, len(returned.views), first[0], self.max_side, self.collates)
+        collate = Collate(layout, len(returned.views), first[0], self.max_side, self.collates, self.batches)
         return _Reading(layout, found, swaps, collate)
 
     def _require_apart(self, returned: Returned) -> None:
@@ -381,7 +383,7 @@ class _Reader:
             return
         dataset: Any = swapped(self.dataset, reading.swaps)
         try:
-            reading.collate([dataset[0]])
+            reading.collate([dataset[0]] if self.batches else dataset[self.index])
         except HVSError:
             raise
         except Exception as error:

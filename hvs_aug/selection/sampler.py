@@ -32,6 +32,7 @@ from .scale import blame_scale, patch_side, reduced, scoring_side
 from .scoring import Scoring
 from .search import refuse_local_pairs, selection_loss
 from .slots import checked_candidates, first_candidates, winners
+from .together import meet, must_meet
 from .watch import mark
 
 __all__ = ["HardPairSampler", "HardViews", "Scored"]
@@ -251,6 +252,8 @@ class HardPairSampler:
         run = partial(forward_slots, chunk=scoring.chunk, channels_last=scoring.channels_last)
         teacher_outputs: list[Output | None] | None = None
         roots = find_modules(self.model, self.teacher, self.loss)
+        if must_meet(self.loss, roots):
+            meet(f"step {self.step}", scoring.wait)
         keeping = untraced(roots, device, dtype=scoring.dtype, restore_buffers=scoring.restore_buffers, memory=self._memory)
         with keeping:
             try:

@@ -24,6 +24,8 @@ class Scoring:
         every: choose on every k-th call; between, the first candidates are returned, which are random views.
         restore_buffers: put buffers back after scoring; ``False`` lets scoring update BatchNorm statistics, as the published code
             does.
+        wait: where all processes have to score at the same steps (negatives that are gathered, weights that FSDP2 shards), after
+            how many seconds a process that does not come is an error in the others.
 
     Raises:
         HVSError: if a value is out of range.
@@ -40,6 +42,7 @@ class Scoring:
     channels_last: bool = False
     every: int = 1
     restore_buffers: bool = True
+    wait: float = 45.0
 
     def __post_init__(self) -> None:
         is_number = isinstance(self.scale, (int, float)) and not isinstance(self.scale, bool)
@@ -51,6 +54,8 @@ class Scoring:
             is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
             optional = name == "chunk" and value is None
             require(is_count or optional, f"Scoring({name})", f"an integer of at least 1{' or None' * (name == 'chunk')}", value)
+        is_time = isinstance(self.wait, (int, float)) and not isinstance(self.wait, bool) and 0 < self.wait < float("inf")
+        require(is_time, "Scoring(wait)", "a number of seconds above 0", self.wait)
         for name in ("channels_last", "restore_buffers"):
             require(isinstance(getattr(self, name), bool), f"Scoring({name})", "True or False", getattr(self, name))
 
