@@ -207,8 +207,8 @@ def predict_the_others(predictions: Sequence[Tensor], targets: Sequence[Tensor])
     """The mean over the views of :func:`negative_cosine` between a view's prediction and the mean target of the other views.
 
     Shape: (B, width) for each view, at least two -> scalar.
-    Source: for two views SimSiam, arXiv 2011.10566, equation 2; for more FastSiam (Pototzky et al., GCPR 2022), whose target is the mean
-    of the other views' projections.
+    Source: for two views SimSiam, arXiv 2011.10566, equation 2; for more FastSiam (Pototzky et al., GCPR 2022), whose
+    target is the mean of the other views' projections.
 
     Example:
         >>> views = [torch.eye(2), torch.eye(2), -torch.eye(2)]

@@ -195,7 +195,9 @@ class IBOT(DINO):
         taught = [self.taught(view) for view in globals_]
         taught_cls, taught_patches = (torch.stack(list(values)) for values in zip(*taught, strict=True))
         loss = cross_view_loss(every, self.targets(taught_cls, self.center))
-        loss = loss + masked_patch_loss(patches.unflatten(0, (len(globals_), -1)), self.targets(taught_patches, self.patch_center), masks)
+        loss = loss + masked_patch_loss(
+            patches.unflatten(0, (len(globals_), -1)), self.targets(taught_patches, self.patch_center), masks
+        )
         self._move(self.center, taught_cls.mean((0, 1)))
         self._move(self.patch_center, taught_patches.mean((0, 1, 2)))
         return loss
