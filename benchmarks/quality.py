@@ -25,14 +25,17 @@ from typing import Any
 import torch
 
 from benchmarks.common import RESULTS, arguments, interleave, require, resumed, summarise, table, write
+from benchmarks.joint_crop import JointCropViews
 from hvs_aug import ImageBatch
 from hvs_aug.analysis.paired import paired_difference
 from hvs_aug.data.raw_images import RawImages
 from hvs_aug.pretraining.build import METHODS
 from hvs_aug.pretraining.evaluation import features, knn_accuracy
 from hvs_aug.pretraining.photographs import photograph_tiles
-from hvs_aug.pretraining.study import ARMS, LabelledImages, Study, arithmetic, evaluate, prepared, spread_of, train
+from hvs_aug.pretraining.study import ARMS as LIBRARY_ARMS
+from hvs_aug.pretraining.study import Arm, LabelledImages, Study, arithmetic, evaluate, prepared, spread_of, train
 
+ARMS = LIBRARY_ARMS | {"jointcrop": Arm("random", candidates=0, make=JointCropViews)}
 EPOCHS, TUNING_EPOCHS = 20, 10
 STUDIES = {name: Study(name) for name in ("simclr", "simsiam", "byol", "dino")}
 """The settings of each method: the best of its tuning."""
@@ -85,7 +88,18 @@ def plan() -> Iterator[Run]:
             yield from (Run("simclr", arm, EPOCHS, seed) for arm in ("half", "full", "all"))
     for seed in range(2):
         yield from (Run("simsiam", arm, EPOCHS, seed) for arm in ("full", "warmup", "mixture", "outliers", "random-scored"))
-        for arm in ("random-scored", "min_iou", "mixture", "softmax", "semi_hard", "easiest", "colours", "quarter", "warmup"):
+        for arm in (
+            "min_iou",
+            "jointcrop",
+            "random-scored",
+            "mixture",
+            "softmax",
+            "quarter",
+            "easiest",
+            "semi_hard",
+            "warmup",
+            "colours",
+        ):
             yield Run("simclr", arm, EPOCHS, seed)
         yield from (Run("simclr", arm, EPOCHS, seed) for arm in ("half-3", "half-8", "half-16", "outliers"))
         yield from (Run("simclr", arm, epochs, seed) for epochs in (5, 10, 40, 80) for arm in ("random", "cheap"))

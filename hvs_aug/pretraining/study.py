@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..selection import policies
 from ..selection.policies import Policy
 from ..selection.scoring import CHEAP, Scoring
 from ..views.candidates import CandidateViews
+from ..views.recipe import ViewSlot
 from .build import METHODS, build_method
 from .evaluation import augmented_features, features, knn_accuracy, linear_probe_accuracy
 from .loop import Pretraining, Settings
@@ -36,6 +37,7 @@ class Arm:
         keeps_all: train on all candidates.
         tie: ``"crop"`` gives the candidates of an image one box, so that colours alone are chosen.
         warmup: choose at random for this share of the run.
+        make: makes the stage of the slots.
     """
 
     policy: Policy | str = "hardest"
@@ -44,12 +46,13 @@ class Arm:
     keeps_all: bool = False
     tie: Any = None
     warmup: float = 0.0
+    make: Callable[[Sequence[ViewSlot]], CandidateViews] = CandidateViews
 
     def views(self, method: type[Method], size: int) -> CandidateViews:
         """The slots of a method under this arm."""
         views = method.views(size, method.fewest if self.candidates == 0 else self.candidates)
         slots = [replace(slot, tie=self.tie, select=slot.candidates if self.keeps_all else slot.select) for slot in views.slots]
-        return CandidateViews(slots)
+        return self.make(slots)
 
     def policy_for(self, steps: int) -> Policy | str:
         """The policy of a run of so many steps."""
