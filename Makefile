@@ -28,7 +28,8 @@ gpu: $(if $(filter $(VENV)/%,$(GPU_PYTHON)),$(VENV)/installed-dev)
 	$(GPU_PYTHON) -m pytest -m gpu tests
 	$(GPU_PYTHON) -m benchmarks.gpu $(FLAGS)
 
-# Small faults put into hvs_aug/selection one at a time: which of them no test notices. An hour or two; FLAGS="--files search" for one file.
+# Small faults put into hvs_aug's selection, views and ops one at a time: which of them no test notices. Half an hour or two;
+# FLAGS="--files search" for one file, FLAGS=--resume to go on.
 mutants: $(VENV)/installed-dev
 	$(VENV)/bin/python -m benchmarks.mutants $(FLAGS)
 
