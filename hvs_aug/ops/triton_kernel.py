@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 TRITON = (3, 6)
-"""The oldest version of Triton with which the kernels were compiled. PyTorch 2.4 brings 3.0, whose ``jit`` lacks options of ours."""
+"""The oldest version of Triton with which the kernels were built. PyTorch 2.4 brings 3.0, whose ``jit`` lacks options of ours."""
 
 WHY_MISSING = ""
 """Why there is no Triton that the kernels can be compiled with. The torch definitions render then; CandidateViews says so once."""
