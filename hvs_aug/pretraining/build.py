@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .._check import require_name
@@ -14,8 +16,10 @@ __all__ = ["METHODS", "build_method"]
 METHODS: dict[str, type[Method]] = {"simclr": SimCLR, "simsiam": SimSiam, "byol": BYOL, "dino": DINO, "ibot": IBOT}
 
 
-def build_method(name: str, size: int, encoder: str | None = None, seed: int = 0) -> Method:
+def build_method(name: str, size: int, encoder: str | None = None, seed: int = 0, **options: Any) -> Method:
     """Build a method with networks for views of that many pixels; its first weights depend on the seed alone.
+
+    ``options`` go to its constructor: ``temperature`` of SimCLR, ``momentum`` of BYOL.
 
     Raises: HVSError for an unknown method or encoder, with the closest one that is known, or an encoder that the method cannot use.
 
@@ -28,4 +32,4 @@ def build_method(name: str, size: int, encoder: str | None = None, seed: int = 0
     encoder = encoder if encoder is not None else kind.default_encoders[size >= 64]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return kind(build_encoder(encoder, size))
+        return kind(build_encoder(encoder, size), **options)
