@@ -31,6 +31,7 @@ from hvs_aug.analysis.paired import paired_difference
 from hvs_aug.data.raw_images import RawImages
 from hvs_aug.pretraining.build import METHODS
 from hvs_aug.pretraining.evaluation import features, knn_accuracy
+from hvs_aug.pretraining.methods import Method
 from hvs_aug.pretraining.photographs import photograph_tiles
 from hvs_aug.pretraining.study import ARMS as LIBRARY_ARMS
 from hvs_aug.pretraining.study import Arm, LabelledImages, Study, arithmetic, evaluate, prepared, spread_of, train
@@ -127,11 +128,7 @@ def row_of(run: Run, study: Study, images: LabelledImages, kind: str = "run") ->
     started = time.perf_counter()
     steps = run.epochs * (len(images.train) // study.batch_size)
     method, curve = train(study, ARMS[run.arm], images.train, steps, run.seed)
-    found = evaluate(method, study, images)
-    recipe = METHODS[study.method].views(study.size).slots[0].recipe
-    tiles = photograph_tiles()
-    shown = [features(method, part, recipe) for part in (tiles.train, tiles.test)]
-    found["transfer"] = knn_accuracy(shown[0], tiles.train_labels, shown[1], tiles.test_labels)
+    found = scores(method, study, images)
     return {
         "kind": kind,
         "method": run.method,
@@ -148,6 +145,15 @@ def row_of(run: Run, study: Study, images: LabelledImages, kind: str = "run") ->
     }
 
 
+def scores(method: Method, study: Study, images: LabelledImages) -> dict[str, float]:
+    """What the features know of the images, and of the demo's tiles."""
+    recipe = METHODS[study.method].views(study.size).slots[0].recipe
+    tiles = photograph_tiles()
+    known, asked = (features(method, part, recipe) for part in (tiles.train, tiles.test))
+    transfer = knn_accuracy(known, tiles.train_labels, asked, tiles.test_labels)
+    return evaluate(method, study, images) | {"transfer": transfer}
+
+
 def settings_of(study: Study) -> dict[str, Any]:
     """What a method was trained by, its own values in the place of ``None``."""
     kind = METHODS[study.method]
@@ -161,7 +167,7 @@ def untrained_row(method: str, images: LabelledImages) -> dict[str, Any]:
     run = prepared(study, ARMS["random"], images.train, 1, seed=0)
     known = features(run.method, images.train[:512], run.views.slots[0].recipe)
     row = {"kind": "untrained", "method": method, "arm": "untrained", "epochs": 0, "seed": 0, "settings": settings_of(study)}
-    return row | evaluate(run.method, study, images) | spread_of(known)
+    return row | scores(run.method, study, images) | spread_of(known)
 
 
 def cost_rows(method: str, images: LabelledImages) -> list[dict[str, Any]]:
@@ -250,8 +256,14 @@ def main(words: Sequence[str] | None = None) -> None:
         "--times", nargs="+", metavar="METHOD", choices=sorted(STUDIES), default=[], help="time the arms; quiet machine"
     )
     parser.add_argument("--repeats", type=int, default=15, help="rounds of --times")
+    parser.add_argument("--draw", action="store_true", help="draw the chart of the finished runs, and run nothing")
     options = parser.parse_args(words)
     path = options.out or RESULTS / "quality.json"
+    if options.draw:
+        from benchmarks.quality_tables import draw
+
+        draw(json.loads(path.read_text()), path.with_suffix(".png"))
+        return
     images = images_of(options.data, options.test, options.images)
     if options.quick:
         images = replace(images, train=images.train[:512], train_labels=images.train_labels[:512])
