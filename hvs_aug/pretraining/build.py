@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .._check import require, require_name
@@ -14,8 +16,10 @@ __all__ = ["METHODS", "build_method"]
 METHODS: dict[str, type[Method]] = {"simclr": SimCLR, "simsiam": SimSiam, "byol": BYOL, "dino": DINO, "ibot": IBOT}
 
 
-def build_method(name: str, size: int, encoder: str | None = None, seed: int = 0) -> Method:
+def build_method(name: str, size: int, encoder: str | None = None, seed: int = 0, **options: Any) -> Method:
     """Build a method with networks for views of that many pixels; its first weights depend on the seed alone.
+
+    ``options`` go to its constructor: ``temperature`` of SimCLR, ``momentum`` of BYOL.
 
     Raises: HVSError for an unknown method or encoder, with the closest one that is known, or an encoder that the method cannot use.
 
@@ -32,4 +36,4 @@ def build_method(name: str, size: int, encoder: str | None = None, seed: int = 0
         if issubclass(kind, DINO) and isinstance(network, VisionTransformer):
             expected = f"a transformer whose patch divides {patch_of(size)} pixels, to which {name} rounds its local views"
             require(patch_of(size) % network.patch == 0, "build_encoder(name)", expected, f"{encoder!r} with {network.patch}")
-        return kind(network)
+        return kind(network, **options)

@@ -124,9 +124,17 @@ class Pretraining:
         dataset: yields an image, or a tuple that starts with one, in any form that :func:`hvs_aug.collate_images` takes.
         device: where it is computed.
         workers: processes that decode; with 0 the main process does.
+        method: a method that is built already, in the place of that of the settings.
     """
 
-    def __init__(self, settings: Settings, dataset: Images, device: str | torch.device = "cpu", workers: int = 0) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        dataset: Images,
+        device: str | torch.device = "cpu",
+        workers: int = 0,
+        method: Method | None = None,
+    ) -> None:
         self.settings, self.dataset = settings, dataset
         self.device, self.workers = torch.device(device), workers
         self.images = len(dataset)
@@ -136,8 +144,9 @@ class Pretraining:
         self.steps_per_epoch = self.images // self.batch_size
         self.total = settings.epochs * self.steps_per_epoch
         self.step = 0
-        self.method = build_method(settings.method, settings.size, settings.encoder, settings.seed)
-        self.method.to(self.device)
+        if method is None:
+            method = build_method(settings.method, settings.size, settings.encoder, settings.seed)
+        self.method = method.to(self.device)
         self.views = self.method.views(settings.size, settings.candidates)
         self.sampler = self.method.sampler(
             self.views,

@@ -82,6 +82,7 @@ class DINO(Method):
         self.register_buffer("center", torch.zeros(1, prototypes))
         self.base_momentum = self.momentum = momentum
         self._reused: ReusedTeacher | None = None
+        self._globals = 2
         self.pair_loss = self._pair_loss()
 
     def _pair_loss(self) -> Any:
@@ -97,6 +98,7 @@ class DINO(Method):
 
     def sampler(self, views: CandidateViews, **options: Any) -> HardPairSampler:
         sampler = super().sampler(views, **options)
+        self._globals = sum(slot.select for slot in views.slots if slot.role == "global")
         # Where the teacher has scored the winners as they are trained on, its outputs are known. The BatchNorm of a
         # ResNet has seen another batch then.
         alone = not any(isinstance(module, nn.BatchNorm2d) for module in self.teacher.modules())
@@ -123,8 +125,8 @@ class DINO(Method):
         return features
 
     def loss(self, hard: HardViews) -> Tensor:
-        globals_, locals_ = hard.views[:2], hard.views[2:]
-        scores = list(self.score(torch.cat(globals_)).chunk(2))
+        globals_, locals_ = hard.views[: self._globals], hard.views[self._globals :]
+        scores = list(self.score(torch.cat(globals_)).chunk(len(globals_)))
         scores += list(self.score(torch.cat(locals_)).chunk(len(locals_))) if locals_ else []
         taught = torch.stack([self.taught(view) for view in globals_])
         loss = cross_view_loss(scores, self.targets(taught, self.center))
@@ -186,16 +188,18 @@ class IBOT(DINO):
         return self.student.class_scores(images) if masks is None else self.student(images, masks)
 
     def loss(self, hard: HardViews) -> Tensor:
-        globals_, locals_ = hard.views[:2], hard.views[2:]
+        globals_, locals_ = hard.views[: self._globals], hard.views[self._globals :]
         masks = hard.extras["masks"].flatten(2)
         scores, patches = self.score(torch.cat(globals_), hard.extras["masks"].flatten(0, 1))
-        every = list(scores.chunk(2))
+        every = list(scores.chunk(len(globals_)))
         if locals_:
             every += list(self.score(torch.cat(locals_)).chunk(len(locals_)))
         taught = [self.taught(view) for view in globals_]
         taught_cls, taught_patches = (torch.stack(list(values)) for values in zip(*taught, strict=True))
         loss = cross_view_loss(every, self.targets(taught_cls, self.center))
-        loss = loss + masked_patch_loss(patches.unflatten(0, (2, -1)), self.targets(taught_patches, self.patch_center), masks)
+        loss = loss + masked_patch_loss(
+            patches.unflatten(0, (len(globals_), -1)), self.targets(taught_patches, self.patch_center), masks
+        )
         self._move(self.center, taught_cls.mean((0, 1)))
         self._move(self.patch_center, taught_patches.mean((0, 1, 2)))
         return loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -83,6 +84,10 @@ class DINOLoss(PairLoss):
         teacher = functools.partial(_teacher_temperature, loss, "teacher_temp", epoch, call)
         teacher()
         return cls(teacher, functools.partial(_number, loss, "student_temp"), functools.partial(_center, loss, "center"))
+
+    def uniform_loss(self, width: int) -> float | None:
+        """ln(K): the cross-entropy of a student whose K outputs are equal."""
+        return math.log(width)
 
     def __repr__(self) -> str:
         return f"DINOLoss({_value(self.teacher_temperature)}, {_value(self.student_temperature)})"
@@ -177,6 +182,10 @@ class IBOTLoss(PairLoss):
             lambda1=functools.partial(_number, loss, "lambda1") if own else 1.0,
             lambda2=functools.partial(_number, loss, "lambda2") if own else 1.0,
         )
+
+    def uniform_loss(self, width: int) -> float | None:
+        """lambda1 ln(K), of the class tokens."""
+        return float(_value(self.lambda1)) * math.log(width)
 
     def __repr__(self) -> str:
         parts = [f"{_value(self.teacher_temperature)}, {_value(self.student_temperature)}"]
