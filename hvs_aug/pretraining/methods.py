@@ -32,6 +32,7 @@ class Method(nn.Module, ABC):
     Attributes:
         preset: the name of its augmentation.
         fewest: the number of candidates at which nothing is left to choose: plain training.
+        fewest_images: the smallest batch that it can train on: other images are its negatives, or its BatchNorm needs them.
         pair_loss: the loss by which candidates are chosen.
         default_encoders: the encoder for views below 64 pixels, and from there on.
         learning_rate, weight_decay: of AdamW; the rate after the warm-up for a batch of 256, scaled by the square root of its
@@ -42,6 +43,7 @@ class Method(nn.Module, ABC):
     preset: ClassVar[str]
     default_encoders: ClassVar[tuple[str, str]] = ("resnet8", "resnet18")
     fewest: ClassVar[int] = 2
+    fewest_images: ClassVar[int] = 2
     learning_rate: ClassVar[float] = 3e-3
     weight_decay: ClassVar[float] = 1e-4
     clip: ClassVar[float | None] = None
