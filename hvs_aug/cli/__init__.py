@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from . import benchmark, demo, explain, inspect, pretrain
+from . import benchmark, demo, explain, inspect, pretrain, study
 from .options import in_terms_of_options
 
 __all__ = ["main"]
@@ -19,6 +19,7 @@ _COMMANDS: dict[str, Any] = {
     "pretrain": pretrain,
     "inspect": inspect,
     "benchmark": benchmark,
+    "study": study,
     "explain": explain,
 }
 """Modules with ``PURPOSE``, ``add_options(parser)``, ``run(arguments)`` and ``OPTIONS``, which option an argument comes from."""
