@@ -19,7 +19,7 @@ _POLICIES = "hardest|easiest|random|random-scored|min_iou|softmax:T|semi_hard:Q|
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0; 2 after bad input, said in one sentence; 130 after Ctrl-C."""
+    """Run one command and return its exit code: 0; 2 after bad input, said in one sentence; 130 after Ctrl-C, 143 after SIGTERM."""
     parsed = _parser().parse_args(arguments)
     from ._check import HVSError  # imports torch, which --help does not wait for
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         except KeyboardInterrupt as interrupt:
             print(f"\nhvs-aug {parsed.name}: {_stopped(interrupt)}", file=sys.stderr)
-            return 130
+            return 128 + getattr(interrupt, "signal", 2)
     return 0
 
 
