@@ -2,14 +2,14 @@
 
     python -m benchmarks.quality --data TRAIN --test TEST [--only simclr cheap] [--budget-minutes 60] [--list] [--quick]
 
-Method: runs of one small network that differ in the choice of views alone (`hvs_aug.pretraining.study`), paired by their seeds. A run is a
-row, written as it ends and skipped when it is there, so that the file grows over days. The settings of each method were chosen for
-*random views*, by kNN on a fifth of the training images (rows of the kind "tuning"); all arms get them as they are. Arithmetic is
-counted in one step of each arm; its time is measured apart, in a quiet interleaved run (``--times``).
+Method: runs of one small network that differ in the choice of views alone (`hvs_aug.pretraining.study`), paired by their
+seeds. A run is a row, written as it ends and skipped when it is there, so that the file grows over days. The settings of each
+method were chosen for *random views*, by kNN on a fifth of the training images (rows of the kind "tuning"); all arms get them as
+they are. Arithmetic is counted in one step of each arm; its time is measured apart, in a quiet interleaved run (``--times``).
 
-At equal cost an arm that costs more trains for fewer epochs. ``BUDGETS`` gives random views as many epochs as 20 epochs of ``cheap``
-cost, rounded up by arithmetic, and ``all`` as many as those cost, rounded to the nearest. kNN votes with k = 20; ``transfer`` is kNN on
-tiles of the demo's photographs, which no run has seen. Intervals are Student's t over paired seeds, 95 %.
+At equal cost an arm that costs more trains for fewer epochs. ``BUDGETS`` gives random views as many epochs as 20 epochs of
+``cheap`` cost, rounded up by arithmetic, and ``all`` as many as those cost, rounded to the nearest. kNN votes with k = 20;
+``transfer`` is kNN on tiles of the demo's photographs, which no run has seen. Intervals are Student's t over paired seeds, 95 %.
 """
 
 from __future__ import annotations
@@ -25,13 +25,18 @@ from typing import Any
 import torch
 
 from benchmarks.common import RESULTS, arguments, interleave, require, resumed, summarise, table, write
+from benchmarks.joint_crop import JointCropViews
+from hvs_aug import ImageBatch
 from hvs_aug.analysis.paired import paired_difference
 from hvs_aug.data.raw_images import RawImages
 from hvs_aug.pretraining.build import METHODS
 from hvs_aug.pretraining.evaluation import features, knn_accuracy
+from hvs_aug.pretraining.methods import Method
 from hvs_aug.pretraining.photographs import photograph_tiles
-from hvs_aug.pretraining.study import ARMS, LabelledImages, Study, arithmetic, evaluate, prepared, spread_of, train
+from hvs_aug.pretraining.study import ARMS as LIBRARY_ARMS
+from hvs_aug.pretraining.study import Arm, LabelledImages, Study, arithmetic, evaluate, prepared, spread_of, train
 
+ARMS = LIBRARY_ARMS | {"jointcrop": Arm("random", candidates=0, make=JointCropViews)}
 EPOCHS, TUNING_EPOCHS = 20, 10
 STUDIES = {name: Study(name) for name in ("simclr", "simsiam", "byol", "dino")}
 """The settings of each method: the best of its tuning."""
@@ -74,45 +79,47 @@ class Run:
 
 def plan() -> Iterator[Run]:
     """All runs, the most telling ones first."""
-    others = ("simsiam", "byol", "dino")
     for seed in range(5):
-        yield from (Run("simclr", arm, EPOCHS, seed) for arm in ("random", "cheap", "half"))
-        yield from _equal_cost("simclr", seed)
+        for method in STUDIES if seed < 3 else ("simclr",):
+            random, every = BUDGETS[method]
+            yield from (Run(method, arm, EPOCHS, seed) for arm in ("random", "cheap"))
+            yield Run(method, "random", random, seed)
+            yield Run(method, "all", every, seed)
         if seed < 3:
-            yield from (Run("simclr", arm, EPOCHS, seed) for arm in ("full", "all"))
-            for method in others:
-                yield from (Run(method, arm, EPOCHS, seed) for arm in ("random", "cheap"))
-                yield from _equal_cost(method, seed)
+            yield from (Run("simclr", arm, EPOCHS, seed) for arm in ("half", "full", "all"))
     for seed in range(2):
-        for arm in ("random-scored", "min_iou", "mixture", "softmax", "semi_hard", "easiest", "colours", "quarter", "warmup"):
+        yield from (Run("simsiam", arm, EPOCHS, seed) for arm in ("full", "warmup", "mixture", "outliers", "random-scored"))
+        for arm in (
+            "min_iou",
+            "jointcrop",
+            "random-scored",
+            "mixture",
+            "softmax",
+            "quarter",
+            "easiest",
+            "semi_hard",
+            "warmup",
+            "colours",
+        ):
             yield Run("simclr", arm, EPOCHS, seed)
         yield from (Run("simclr", arm, EPOCHS, seed) for arm in ("half-3", "half-8", "half-16", "outliers"))
-        yield from (Run("simsiam", arm, EPOCHS, seed) for arm in ("full", "warmup", "mixture", "outliers", "random-scored"))
-    for seed in range(2):
-        for epochs in (5, 10, 40, 80):
-            yield from (Run("simclr", arm, epochs, seed) for arm in ("random", "cheap"))
-    yield from (Run("simclr", arm, EPOCHS, seed) for seed in (3, 4) for arm in ("full", "all"))
+        yield from (Run("simclr", arm, epochs, seed) for epochs in (5, 10, 40, 80) for arm in ("random", "cheap"))
+    yield from (Run("simclr", arm, EPOCHS, seed) for seed in (3, 4) for arm in ("half", "full", "all"))
     yield from (Run("dino", arm, EPOCHS, seed) for seed in range(3) for arm in ("full", "sampled-64"))
-
-
-def _equal_cost(method: str, seed: int) -> Iterator[Run]:
-    random, every = BUDGETS[method]
-    yield Run(method, "random", random, seed)
-    yield Run(method, "all", every, seed)
 
 
 def images_of(path: Path | None, test: Path | None, count: int) -> LabelledImages:
     """Training images and labels, then those to test on: some of two archives or folders, or the demo's tiles."""
     if path is None:
         tiles = photograph_tiles()
-        return LabelledImages(tiles.train, tiles.train_labels, tiles.test, tiles.test_labels)
+        return LabelledImages(ImageBatch.of(tiles.train), tiles.train_labels, ImageBatch.of(tiles.test), tiles.test_labels)
     require(test is not None, "quality(--test)", "images to test on, labelled by the same folders", "none")
-    parts = []
+    parts: list[Any] = []
     for place, most in ((path, count), (test, max(1, count // 5))):
         dataset = RawImages(place)
         chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:most].tolist()
         samples = [dataset[index] for index in chosen]
-        parts += [torch.stack([image for image, *_ in samples]), torch.tensor([label for _, label, *_ in samples])]
+        parts += [ImageBatch.pack([image for image, *_ in samples]), torch.tensor([label for _, label, *_ in samples])]
     return LabelledImages(*parts)
 
 
@@ -121,11 +128,7 @@ def row_of(run: Run, study: Study, images: LabelledImages, kind: str = "run") ->
     started = time.perf_counter()
     steps = run.epochs * (len(images.train) // study.batch_size)
     method, curve = train(study, ARMS[run.arm], images.train, steps, run.seed)
-    found = evaluate(method, study, images)
-    recipe = METHODS[study.method].views(study.size).slots[0].recipe
-    tiles = photograph_tiles()
-    shown = [features(method, part, recipe) for part in (tiles.train, tiles.test)]
-    found["transfer"] = knn_accuracy(shown[0], tiles.train_labels, shown[1], tiles.test_labels)
+    found = scores(method, study, images)
     return {
         "kind": kind,
         "method": run.method,
@@ -142,6 +145,15 @@ def row_of(run: Run, study: Study, images: LabelledImages, kind: str = "run") ->
     }
 
 
+def scores(method: Method, study: Study, images: LabelledImages) -> dict[str, float]:
+    """What the features know of the images, and of the demo's tiles."""
+    recipe = METHODS[study.method].views(study.size).slots[0].recipe
+    tiles = photograph_tiles()
+    known, asked = (features(method, part, recipe) for part in (tiles.train, tiles.test))
+    transfer = knn_accuracy(known, tiles.train_labels, asked, tiles.test_labels)
+    return evaluate(method, study, images) | {"transfer": transfer}
+
+
 def settings_of(study: Study) -> dict[str, Any]:
     """What a method was trained by, its own values in the place of ``None``."""
     kind = METHODS[study.method]
@@ -155,7 +167,7 @@ def untrained_row(method: str, images: LabelledImages) -> dict[str, Any]:
     run = prepared(study, ARMS["random"], images.train, 1, seed=0)
     known = features(run.method, images.train[:512], run.views.slots[0].recipe)
     row = {"kind": "untrained", "method": method, "arm": "untrained", "epochs": 0, "seed": 0, "settings": settings_of(study)}
-    return row | evaluate(run.method, study, images) | spread_of(known)
+    return row | scores(run.method, study, images) | spread_of(known)
 
 
 def cost_rows(method: str, images: LabelledImages) -> list[dict[str, Any]]:
@@ -169,20 +181,16 @@ def cost_rows(method: str, images: LabelledImages) -> list[dict[str, Any]]:
 def time_rows(method: str, images: LabelledImages, repeats: int) -> list[dict[str, Any]]:
     """The seconds of a step of the arms whose time is claimed, interleaved."""
     study = STUDIES[method]
-    batch = next(_first_batch(images, study))
+    batch = images.train[: study.batch_size]
     contestants = {}
     for arm in ("random", "cheap", "half", "full", "all"):
         run = prepared(study, ARMS[arm], images.train, 10 * repeats, 0)
         contestants[arm] = lambda run=run: run.train_step(batch)
     seconds = {arm: summarise(values) for arm, values in interleave(contestants, repeats, warmup=3).items()}
     base = seconds["random"]["median"]
-    return [{"kind": "time", "method": method, "arm": arm, **found, "ratio": found["median"] / base} for arm, found in seconds.items()]
-
-
-def _first_batch(images: LabelledImages, study: Study) -> Iterator[Any]:
-    from hvs_aug import ImageBatch
-
-    yield ImageBatch.of(images.train[: study.batch_size])
+    return [
+        {"kind": "time", "method": method, "arm": arm, **found, "ratio": found["median"] / base} for arm, found in seconds.items()
+    ]
 
 
 def summary_of(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -191,7 +199,11 @@ def summary_of(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
     def compare(name: str, ours: tuple[str, str, int], theirs: tuple[str, str, int], measure: str = "knn") -> None:
         values = [
-            {row["seed"]: row[measure] for row in rows if row["kind"] == "run" and (row["method"], row["arm"], row["epochs"]) == key}
+            {
+                row["seed"]: row[measure]
+                for row in rows
+                if row["kind"] == "run" and (row["method"], row["arm"], row["epochs"]) == key
+            }
             for key in (ours, theirs)
         ]
         seeds = sorted(values[0].keys() & values[1].keys())
@@ -237,18 +249,31 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", metavar="WORD", help="runs whose names hold all of these words: simclr cheap 'seed 0'")
     parser.add_argument("--budget-minutes", type=float, help="begin no run after so many minutes")
     parser.add_argument("--list", action="store_true", help="print what is there and what is to come, and stop")
-    parser.add_argument("--tune", nargs="+", metavar="METHOD", choices=sorted(TUNING), default=[], help="try settings on random views")
-    parser.add_argument("--times", nargs="+", metavar="METHOD", choices=sorted(STUDIES), default=[], help="time the arms; quiet machine")
+    parser.add_argument(
+        "--tune", nargs="+", metavar="METHOD", choices=sorted(TUNING), default=[], help="try settings on random views"
+    )
+    parser.add_argument(
+        "--times", nargs="+", metavar="METHOD", choices=sorted(STUDIES), default=[], help="time the arms; quiet machine"
+    )
     parser.add_argument("--repeats", type=int, default=15, help="rounds of --times")
+    parser.add_argument("--draw", action="store_true", help="draw the chart of the finished runs, and run nothing")
     options = parser.parse_args(words)
     path = options.out or RESULTS / "quality.json"
+    if options.draw:
+        from benchmarks.quality_tables import draw
+
+        draw(json.loads(path.read_text()), path.with_suffix(".png"))
+        return
     images = images_of(options.data, options.test, options.images)
     if options.quick:
         images = replace(images, train=images.train[:512], train_labels=images.train_labels[:512])
     settings = {"size": 32, "batch": 256, "images": len(images.train), "test": len(images.test)}
     settings["data"] = "packaged photographs" if options.data is None else options.data.name
     rows = resumed(path, settings, timed=False)
-    have = {json.dumps([row["kind"], *(row.get(key) for key in ("method", "arm", "epochs", "seed")), row.get("settings")]) for row in rows}
+    have = {
+        json.dumps([row["kind"], *(row.get(key) for key in ("method", "arm", "epochs", "seed")), row.get("settings")])
+        for row in rows
+    }
     deadline = time.monotonic() + 60 * (options.budget_minutes or 1e9)
 
     def is_new(kind: str, run: Run, study: Study) -> bool:

@@ -40,10 +40,12 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], confidence
     Raises: HVSError if there is no pair, the lengths differ, or scipy is missing.
 
     Example:
-        >>> paired_difference([47.0, 49.0, 48.0], [44.0, 45.0, 43.0])
-        Difference(mean=4.0, low=1.51586228805, high=6.48413771195, pairs=3)
+        >>> print(paired_difference([47.0, 49.0, 48.0], [44.0, 45.0, 43.0]))
+        +4.0 (+1.5 to +6.5, 3 seeds)
     """
-    require(len(ours) == len(theirs) > 0, "paired_difference(ours, theirs)", "pairs, at least one", f"{len(ours)} and {len(theirs)}")
+    require(
+        len(ours) == len(theirs) > 0, "paired_difference(ours, theirs)", "pairs, at least one", f"{len(ours)} and {len(theirs)}"
+    )
     differences = [own - other for own, other in zip(ours, theirs, strict=True)]
     mean = statistics.fmean(differences)
     if len(differences) == 1:
@@ -53,4 +55,4 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], confidence
     except ImportError:
         fail("paired_difference()", "scipy", "no such package", "pip install 'hvs_aug[demo]'")
     reach = float(t.ppf((1 + confidence) / 2, len(differences) - 1)) * statistics.stdev(differences) / math.sqrt(len(differences))
-    return Difference(mean, round(mean - reach, 12), round(mean + reach, 12), len(differences))
+    return Difference(mean, mean - reach, mean + reach, len(differences))

@@ -70,9 +70,9 @@ def knn_accuracy(
 def linear_probe_accuracy(
     train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, strengths: Sequence[float] = (0.1,)
 ) -> float:
-    """The accuracy, in percent, of a logistic regression on standardised frozen features (scikit-learn, L2 with C of ``strengths``).
+    """The accuracy, in percent, of a logistic regression on standardised frozen features (scikit-learn, L2).
 
-    Of several values of C that one is taken which is best for every fifth training row when it is fitted to the others.
+    ``strengths`` are values of C. Of several that one is taken which is best for every fifth training row, fitted to the others.
 
     Shape: train (N, D), test (M, D).
     """
@@ -82,7 +82,6 @@ def linear_probe_accuracy(
         from sklearn.preprocessing import StandardScaler
     except ImportError:
         fail("linear_probe_accuracy()", "scikit-learn", "no such package", "pip install 'hvs_aug[demo]'")
-
 
     def accuracy(strength: float, rows: Tensor, labels: Tensor, shown: Tensor, truth: Tensor) -> float:
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))

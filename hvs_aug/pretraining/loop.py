@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from .._check import HVSError, fail, require, require_name
 from ..analysis.metrics import SelectionMeter
@@ -26,14 +24,18 @@ from ..selection.scoring import Scoring
 from ..selection.watch import timings
 from .build import METHODS, build_method
 from .checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint, whole_file
+from .encoder_file import save_encoder
 from .methods import Method
 from .networks import patch_of
+from .progress import Progress
 from .signals import Interrupted, blocked_signals, deferred_signals, keep_working
 from .skipped import SkippedImages, naming_killers
 
 __all__ = [
     "CHECKPOINT",
+    "ENCODER",
     "METRICS",
+    "SKIPPED",
     "Interrupted",
     "Pretraining",
     "Settings",
@@ -82,8 +84,11 @@ class Settings:
         require_name(self.method, METHODS, "Settings(method)")
         for name in ("size", "epochs", "batch_size"):
             require(getattr(self, name) >= 1, f"Settings({name})", "an integer of at least 1", getattr(self, name))
+        fewest = METHODS[self.method].fewest_images
+        require(self.batch_size >= fewest, "Settings(batch_size)", f"at least {fewest} for {self.method}", self.batch_size)
         rate = self.learning_rate
-        require(rate is None or rate > 0, "Settings(learning_rate)", "a number above 0", rate)
+        require(rate is None or 0 < rate < math.inf, "Settings(learning_rate)", "a finite number above 0", rate)
+        require(0 <= self.seed < 2**32, "Settings(seed)", "an integer from 0 to 2**32 - 1", self.seed)
         as_policy(self.policy, "--policy")
         self.as_scoring()
 
@@ -123,6 +128,8 @@ class Pretraining:
         self.settings, self.dataset = settings, dataset
         self.device, self.workers = torch.device(device), workers
         self.images = len(dataset)
+        fewest = METHODS[settings.method].fewest_images
+        require(self.images >= fewest, "Pretraining(dataset)", f"at least {fewest} images for {settings.method}", f"{self.images}")
         self.batch_size = min(settings.batch_size, self.images)
         self.steps_per_epoch = self.images // self.batch_size
         self.total = settings.epochs * self.steps_per_epoch
@@ -151,16 +158,18 @@ class Pretraining:
         log_every: int = 10,
         progress: bool = True,
         stop_at: int | None = None,
-        max_skipped: float = 0.01,
+        max_skipped: float | None = None,
     ) -> list[dict[str, Any]]:
         """Train to the end, or to step ``stop_at``, and return the metrics of every ``log_every``-th step.
 
         With ``out``, metrics go to ``metrics.jsonl`` there, the run to ``checkpoint.safetensors`` after every epoch and on
         Ctrl-C, SIGTERM and SIGUSR1, which goes on, and in the end the encoder alone to ``encoder.safetensors``; the images that the
         dataset skipped, with the reason of each, to ``skipped.txt``. Nothing else is written before the first step is done.
+        ``progress`` shows a bar or lines (:class:`Progress`).
 
         Raises: Interrupted after Ctrl-C or SIGTERM; HVSError if the loss is no longer finite, if more than the share
-            ``max_skipped`` of the images were skipped, or if a file ended the process that read it.
+            ``max_skipped`` of the images were skipped (by default 1 %, and more than 10), or if a file ended the process that
+            read it.
         """
         stop = self.total if stop_at is None else min(stop_at, self.total)
         if out is not None:
@@ -168,22 +177,27 @@ class Pretraining:
         skipped = SkippedImages(self.images, max_skipped, None if out is None else out / SKIPPED, is_resumed=self.step > 0)
         logged: list[dict[str, Any]] = []
         title = f"{self.settings.method}, {self.settings.policy} views"
-        with (
-            deferred_signals() as asked,
-            tqdm(total=self.total, initial=self.step, desc=title, unit="step", disable=None if progress else True) as bar,
-        ):
+        shown = Progress(
+            title,
+            steps_per_epoch=self.steps_per_epoch,
+            epochs=self.settings.epochs,
+            images=self.batch_size,
+            done=self.step,
+            is_shown=progress,
+        )
+        with deferred_signals() as asked, shown:
             while self.step < stop:
                 for images, waited in _timed(naming_killers(self._rest_of_epoch(stop), self.dataset)):
                     skipped.add(images.skipped)
-                    measured = (self.step + 1) % log_every == 0 or self.step + 1 == self.total
-                    metrics = self.train_step(images, measured)
-                    if metrics is not None:
+                    is_logged = (self.step + 1) % log_every == 0 or self.step + 1 == self.total
+                    ends_epoch = (self.step + 1) % self.steps_per_epoch == 0
+                    metrics = self.train_step(images, measured=is_logged or ends_epoch)
+                    if metrics is not None and is_logged:
                         metrics["seconds"]["loading"] = waited
                         logged.append(metrics)
-                        bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
                         if out is not None:
                             _append(out / METRICS, metrics)
-                    bar.update()
+                    shown.advance(metrics)
                     if asked.stop is not None:
                         break
                     if asked.checkpoint and out is not None:
@@ -193,6 +207,7 @@ class Pretraining:
                     self.save(out / CHECKPOINT)
                 if asked.stop is not None:
                     raise Interrupted(self.step, None if out is None else out / CHECKPOINT, asked.stop)
+                shown.end_epoch()
         if out is not None and self.step == self.total:
             self.save_encoder(out / ENCODER)
         return logged
@@ -223,7 +238,7 @@ class Pretraining:
         done = time.perf_counter()
         if not math.isfinite(value):
             hint = "resume from the last checkpoint with a lower --learning-rate, or look at the images that it saw."
-            fail("Pretraining.run()", "a finite loss", f"{value} in step {self.step}", hint)
+            fail("Pretraining.run(loss)", "a finite loss", f"{value} in step {self.step}", hint)
         assert hard.drawn is not None
         meter = SelectionMeter(self.views.slots)
         meter.update(hard.indices, hard.drawn, loss=hard.loss if torch.isfinite(hard.loss).any() else None)
@@ -277,11 +292,10 @@ class Pretraining:
         return run
 
     def save_encoder(self, path: Path) -> None:
-        """Write the encoder alone, as its ``state_dict()``."""
+        """Write the encoder alone, for :func:`hvs_aug.pretraining.load_encoder`."""
         student = getattr(self.method, "teacher", self.method)
-        weights = {name: value.detach().cpu().contiguous() for name, value in student.encoder.state_dict().items()}
-        with whole_file(path) as partial:
-            partial.write_bytes(save(weights, metadata={"settings": json.dumps(asdict(self.settings))}))
+        name = self.settings.encoder or self.method.default_encoders[self.settings.size >= 64]
+        save_encoder(path, student.encoder, name, self.settings.size, self.views.slots[0].recipe)
 
     def _rest_of_epoch(self, stop: int) -> Iterator[ImageBatch]:
         epoch, done = divmod(self.step, self.steps_per_epoch)
@@ -301,12 +315,13 @@ class Pretraining:
             return iter(loader)
 
 
-def fitting_size(images: Images, method: str) -> int:
+def fitting_size(images: Images, method: str, encoder: str | None = None) -> int:
     """Pixels of a view that suit some images: their median shorter side, at most 224, in whole patches for a transformer."""
     require_name(method, METHODS, "--method")
     shown = _collate([images[index] for index in torch.linspace(0, len(images) - 1, min(16, len(images))).long().tolist()])
     side = min(224, int(shown.sizes.amin(1).median()))
-    return side if METHODS[method].fewest > 1 else max(1, side // patch_of(side)) * patch_of(side)
+    of_patches = (encoder or METHODS[method].default_encoders[0]).removeprefix("timm:").startswith(("vit", "deit"))
+    return max(1, side // patch_of(side)) * patch_of(side) if of_patches or METHODS[method].fewest == 1 else side
 
 
 def summarise(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -314,7 +329,9 @@ def summarise(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     if not metrics:
         return []
     first, last = metrics[0], metrics[-1]
-    lines = [f"loss {first['loss']:.3f} in step {first['step']}, {last['loss']:.3f} in step {last['step']}"]
+    lines = [f"loss {first['loss']:.3f} in step {first['step']:,}"]
+    if last is not first:
+        lines[0] += f", {last['loss']:.3f} in step {last['step']:,}"
     if "iou" in last:
         chosen, random = (sum(line[name] for line in metrics) / len(metrics) for name in ("iou", "iou_random"))
         lines.append(f"overlap (IoU) of the chosen views {chosen:.3f}, of random ones {random:.3f}")

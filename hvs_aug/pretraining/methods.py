@@ -32,6 +32,7 @@ class Method(nn.Module, ABC):
     Attributes:
         preset: the name of its augmentation.
         fewest: the number of candidates at which nothing is left to choose: plain training.
+        fewest_images: the smallest batch that it can train on: other images are its negatives, or its BatchNorm needs them.
         pair_loss: the loss by which candidates are chosen.
         default_encoders: the encoder for views below 64 pixels, and from there on.
         learning_rate, weight_decay: of AdamW; the rate after the warm-up for a batch of 256, scaled by the square root of its
@@ -42,6 +43,7 @@ class Method(nn.Module, ABC):
     preset: ClassVar[str]
     default_encoders: ClassVar[tuple[str, str]] = ("resnet8", "resnet18")
     fewest: ClassVar[int] = 2
+    fewest_images: ClassVar[int] = 2
     learning_rate: ClassVar[float] = 3e-3
     weight_decay: ClassVar[float] = 1e-4
     clip: ClassVar[float | None] = None
@@ -207,8 +209,8 @@ def predict_the_others(predictions: Sequence[Tensor], targets: Sequence[Tensor])
     """The mean over the views of :func:`negative_cosine` between a view's prediction and the mean target of the other views.
 
     Shape: (B, width) for each view, at least two -> scalar.
-    Source: for two views SimSiam, arXiv 2011.10566, equation 2; for more FastSiam (Pototzky et al., GCPR 2022), whose target is the mean
-    of the other views' projections.
+    Source: for two views SimSiam, arXiv 2011.10566, equation 2; for more FastSiam (Pototzky et al., GCPR 2022), whose
+    target is the mean of the other views' projections.
 
     Example:
         >>> views = [torch.eye(2), torch.eye(2), -torch.eye(2)]

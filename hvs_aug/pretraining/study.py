@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..selection import policies
 from ..selection.policies import Policy
 from ..selection.scoring import CHEAP, Scoring
 from ..views.candidates import CandidateViews
+from ..views.recipe import ViewSlot
 from .build import METHODS, build_method
 from .evaluation import augmented_features, features, knn_accuracy, linear_probe_accuracy
 from .loop import Pretraining, Settings
@@ -36,6 +37,7 @@ class Arm:
         keeps_all: train on all candidates.
         tie: ``"crop"`` gives the candidates of an image one box, so that colours alone are chosen.
         warmup: choose at random for this share of the run.
+        make: makes the stage of the slots.
     """
 
     policy: Policy | str = "hardest"
@@ -44,12 +46,13 @@ class Arm:
     keeps_all: bool = False
     tie: Any = None
     warmup: float = 0.0
+    make: Callable[[Sequence[ViewSlot]], CandidateViews] = CandidateViews
 
     def views(self, method: type[Method], size: int) -> CandidateViews:
         """The slots of a method under this arm."""
         views = method.views(size, method.fewest if self.candidates == 0 else self.candidates)
         slots = [replace(slot, tie=self.tie, select=slot.candidates if self.keeps_all else slot.select) for slot in views.slots]
-        return CandidateViews(slots)
+        return self.make(slots)
 
     def policy_for(self, steps: int) -> Policy | str:
         """The policy of a run of so many steps."""
@@ -86,11 +89,11 @@ SEEN = ("step", "loss", "iou", "iou_random", "scale", "scale_random", "color_dis
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """What is trained and tested on: ``(N, 3, H, W)`` uint8 and ``(N,)`` int64, twice. Training sees no label."""
+    """What is trained and tested on: images and ``(N,)`` int64 labels, twice. Training sees no label."""
 
-    train: Tensor
+    train: ImageBatch
     train_labels: Tensor
-    test: Tensor
+    test: ImageBatch
     test_labels: Tensor
 
     def validation(self, share: float = 0.2, seed: int = 0) -> LabelledImages:
@@ -107,7 +110,7 @@ class Study:
     Attributes:
         method, encoder, options: what is trained; ``options`` go to the method's constructor (``temperature``).
         size: pixels of a view.
-        batch_size, learning_rate, weight_decay: how; those of the method where they are ``None``.
+        batch_size, learning_rate: how; the rate is the method's where it is ``None``.
     """
 
     method: str = "simclr"
@@ -116,7 +119,6 @@ class Study:
     size: int = 32
     batch_size: int = 256
     learning_rate: float | None = None
-    weight_decay: float | None = None
 
     def __post_init__(self) -> None:
         require_name(self.method, METHODS, "Study(method)")
@@ -126,13 +128,16 @@ class Study:
         return build_method(self.method, self.size, self.encoder, seed, **self.options)
 
 
-def train(study: Study, arm: Arm, images: Tensor, steps: int, seed: int) -> tuple[Method, list[dict[str, Any]]]:
+def train(study: Study, arm: Arm, images: ImageBatch, steps: int, seed: int) -> tuple[Method, list[dict[str, Any]]]:
     """One run: the trained method, and what was seen at the end of each twentieth of it.
 
-    Each line of the curve has what :meth:`hvs_aug.pretraining.loop.Pretraining.train_step` measures of that step (``loss``, ``iou``,
-    ``scale``, ``chosen``, each with that of a random choice), and ``feature_std`` and ``feature_rank`` (:func:`spread_of`)
-    of the first 512 images.
+    Each line of the curve has what :meth:`hvs_aug.pretraining.loop.Pretraining.train_step` measures of that step (``loss``,
+    ``iou``, ``scale``, ``chosen``, each with that of a random choice), and ``feature_std`` and ``feature_rank``
+    (:func:`spread_of`) of the first 512 images.
+
+    Raises: HVSError if there are fewer images than a batch holds.
     """
+    require(len(images) >= study.batch_size, "train(images)", f"a batch of {study.batch_size} images or more", f"{len(images)}")
     run = prepared(study, arm, images, steps, seed)
     recipe = run.views.slots[0].recipe
     curve: list[dict[str, Any]] = []
@@ -140,16 +145,16 @@ def train(study: Study, arm: Arm, images: Tensor, steps: int, seed: int) -> tupl
         is_mark = (run.step + 1) * 20 // steps > run.step * 20 // steps
         seen = run.train_step(batch, measured=is_mark)
         if seen is not None:
-            curve.append({name: seen[name] for name in SEEN if name in seen} | spread_of(features(run.method, images[:512], recipe)))
+            curve.append(
+                {name: seen[name] for name in SEEN if name in seen} | spread_of(features(run.method, images[:512], recipe))
+            )
     return run.method, curve
 
 
-def prepared(study: Study, arm: Arm, images: Tensor, steps: int, seed: int) -> Pretraining:
+def prepared(study: Study, arm: Arm, images: ImageBatch, steps: int, seed: int) -> Pretraining:
     """A run of so many steps under an arm, before its first step."""
     settings = Settings(study.method, study.size, study.encoder, 1, study.batch_size, study.learning_rate, seed)
-    run = Pretraining(settings, images, method=study.build(seed))
-    for group in run.optimizer.param_groups:
-        group["weight_decay"] = study.weight_decay if study.weight_decay is not None and group["weight_decay"] else group["weight_decay"]
+    run = Pretraining(settings, _NotRead(len(images)), method=study.build(seed))
     run.total = steps
     run.views = arm.views(type(run.method), study.size)
     generator = torch.Generator().manual_seed(seed)
@@ -157,7 +162,20 @@ def prepared(study: Study, arm: Arm, images: Tensor, steps: int, seed: int) -> P
     return run
 
 
-def arithmetic(study: Study, arm: Arm, images: Tensor) -> int:
+@dataclass(frozen=True)
+class _NotRead:
+    """In the place of a dataset, of which a run asks the length alone where its batches are given to it."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int, /) -> Any:
+        raise IndexError(index)
+
+
+def arithmetic(study: Study, arm: Arm, images: ImageBatch) -> int:
     """Floating-point operations of one step under an arm: scoring, forward and backward; convolutions and products only."""
     run = prepared(study, arm, images, steps=100, seed=0)
     run.step = 99  # after a warm-up
@@ -192,11 +210,11 @@ def spread_of(rows: Tensor) -> dict[str, float]:
     return {"feature_std": float(unit.std(0).mean() * unit.shape[1] ** 0.5), "feature_rank": float(entropy.exp())}
 
 
-def _batches(images: Tensor, steps: int, size: int, seed: int) -> Iterator[ImageBatch]:
+def _batches(images: ImageBatch, steps: int, size: int, seed: int) -> Iterator[ImageBatch]:
     """So many batches, in a new order in every epoch."""
     generator = torch.Generator().manual_seed(seed)
     while steps > 0:
         order = torch.randperm(len(images), generator=generator)
         for rows in order[: len(order) // size * size].view(-1, size)[:steps]:
-            yield ImageBatch.of(images[rows])
+            yield images[rows]
         steps -= len(order) // size

@@ -24,6 +24,7 @@ from .. import ops
 from .._check import HVSError, fail, require
 from ..ops import Operation
 from ..ops.group import Group
+from .own_generators import drawing_parts
 from .proof import part_difference, view_difference
 from .recipe import ViewRecipe, ViewSlot
 from .trace import Returned, kept_random_state, probe_like, trace
@@ -302,6 +303,7 @@ def _traced_views(transform: Any, returned: Returned) -> list[_View]:
     for view in returned.views:
         place = "".join(f"[{step!r}]" for step in view.paths[0])
         if view.pipeline is None:
+            _refuse_albumentations(transform)
             fail(
                 _CALL, "views that its parts make of the image, and nothing else", f"{_name(transform)}, whose {place} is not", hint
             )
@@ -309,6 +311,15 @@ def _traced_views(transform: Any, returned: Returned) -> list[_View]:
             fail(_CALL, "views that share no draw", f"{_name(transform)}, whose {place} shares one with an earlier view", hint)
         views.append(_View(view.pipeline, view.role))
     return views
+
+
+def _refuse_albumentations(transform: Any, _: Any = None) -> None:
+    """Fail if a transform holds albumentations' operations, naming the one that resizes."""
+    parts = [part for part in drawing_parts(transform) if type(part).__module__.partition(".")[0] == "albumentations"]
+    resizing = [part for part in parts if any(word in type(part).__name__ for word in ("Crop", "Resize", "Scale", "Size"))]
+    hint = "albumentations averages boxes of pixels or skips pixels where it reduces; views='own' runs it as it is."
+    for part in [*resizing, *parts][:1]:
+        _refuse("an antialiased crop", part, hint)
 
 
 def _registered_views(transform: Any) -> list[_View] | list[ViewSlot] | None:
@@ -442,6 +453,8 @@ def _known(kind: type) -> Callable[[Any, _Pixels], Converted | None] | None:
     package = kind.__module__.partition(".")[0]
     if package in ("torchvision", "torch"):
         return _TORCHVISION.get(kind.__name__)
+    if package == "albumentations":
+        return _refuse_albumentations
     if package == "lightly" and "View" in kind.__name__ and kind.__name__.endswith("Transform"):
         return lambda t, at: [t.transform] if hasattr(t, "transform") else None
     return _REPOS.get(kind.__name__)

@@ -168,7 +168,9 @@ def test_other_images_or_weights_are_refused(tmp_path: Path) -> None:
     [
         ({"method": "simclrr"}, "Settings(method): expected one of byol, dino, ibot, simclr, simsiam, got 'simclrr'"),
         ({"epochs": 0}, "Settings(epochs): expected an integer of at least 1, got int 0"),
-        ({"learning_rate": -1.0}, "Settings(learning_rate): expected a number above 0, got float -1.0"),
+        ({"learning_rate": -1.0}, "Settings(learning_rate): expected a finite number above 0, got float -1.0"),
+        ({"learning_rate": float("inf")}, "Settings(learning_rate): expected a finite number above 0, got float inf"),
+        ({"seed": -1}, "Settings(seed): expected an integer from 0 to 2**32 - 1, got int -1"),
         ({"policy": "hardes"}, "did you mean 'hardest'?"),
         ({"policy": "softmax"}, "--policy: expected softmax with a number after a colon, got 'softmax'"),
         ({"policy": "softmax:0"}, "softmax(temperature)"),

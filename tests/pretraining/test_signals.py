@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hvs_aug import cli
+from hvs_aug.cli import pretrain
 from hvs_aug.pretraining.loop import Pretraining
 from hvs_aug.pretraining.signals import Interrupted, deferred_signals
 
@@ -91,7 +92,7 @@ def train_in_a_group(out: Path, errors: Path) -> None:
     os.dup2(os.open(errors, os.O_CREAT | os.O_WRONLY), 2)
     sys.stderr = open(2, "w", buffering=1)  # noqa: SIM115 - pytest's own captures what is printed
     torch.set_num_threads(1)
-    cli._pretrain = lambda arguments: Pretraining(settings(epochs=50), Slow(), workers=2).run(out, progress=False) and None
+    pretrain.run = lambda arguments: Pretraining(settings(epochs=50), Slow(), workers=2).run(out, progress=False) and None
     os._exit(cli.main(["pretrain", "--data", "unused"]))
 
 
