@@ -46,19 +46,9 @@ TUNING: dict[str, list[Study]] = {
         *(Study("simclr", options={"temperature": temperature}) for temperature in (0.1, 0.2, 0.5)),
         *(Study("simclr", learning_rate=rate) for rate in (1e-3, 6e-3)),
     ],
-    "simsiam": [
-        *(Study("simsiam", learning_rate=rate) for rate in (3e-4, 1e-3, 3e-3, 1e-2)),
-        Study("simsiam", options={"projection": 128}),
-        Study("simsiam", options={"projection": 2048}),
-    ],
-    "byol": [
-        *(Study("byol", learning_rate=rate) for rate in (1e-3, 3e-3, 1e-2)),
-        Study("byol", options={"momentum": 0.97}),
-    ],
-    "dino": [
-        *(Study("dino", learning_rate=rate) for rate in (1e-3, 3e-3)),
-        Study("dino", learning_rate=3e-3, options={"momentum": 0.97}),
-    ],
+    "simsiam": [Study("simsiam", learning_rate=rate) for rate in (3e-4, 1e-3, 3e-3)],
+    "byol": [Study("byol", learning_rate=rate) for rate in (1e-3, 3e-3)],
+    "dino": [Study("dino", learning_rate=rate) for rate in (1e-3, 3e-3)],
 }
 BUDGETS = {"simclr": (25, 12), "simsiam": (26, 13), "byol": (28, 14), "dino": (28, 14)}
 """Epochs of random views, and of all views, that cost what 20 epochs of ``cheap`` cost."""

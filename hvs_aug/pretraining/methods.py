@@ -132,6 +132,7 @@ class SimSiam(Method):
     """
 
     preset = "simsiam"
+    learning_rate = 1e-3  # the best of three for random views: benchmarks/results/quality.json, rows of the kind "tuning"
 
     def __init__(self, encoder: Any, projection: int = 512) -> None:
         super().__init__()
