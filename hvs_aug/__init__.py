@@ -15,7 +15,17 @@ from .data import ImageBatch, RawImages, collate_images
 from .dropin.loader import HardViewLoader
 from .dropin.wrap import wrap
 from .selection import policies
-from .selection.losses import CallableLoss, DINOLoss, IBOTLoss, NegativeCosineLoss, NTXentLoss, PairLoss
+from .selection.losses import (
+    CallableLoss,
+    DINOLoss,
+    IBOTLoss,
+    MoCoLoss,
+    NegativeCosineLoss,
+    NTXentLoss,
+    PairLoss,
+    SwAVLoss,
+    VICRegLoss,
+)
 from .selection.reuse import reuse
 from .selection.sampler import HardPairSampler, HardViews
 from .selection.scoring import CHEAP, Scoring
@@ -35,11 +45,14 @@ __all__ = [
     "HardViews",
     "IBOTLoss",
     "ImageBatch",
+    "MoCoLoss",
     "NTXentLoss",
     "NegativeCosineLoss",
     "PairLoss",
     "RawImages",
     "Scoring",
+    "SwAVLoss",
+    "VICRegLoss",
     "ViewParams",
     "ViewRecipe",
     "ViewSlot",

@@ -122,7 +122,7 @@ class ImageBatch:
 
     @staticmethod
     def pack(images: Sequence[Tensor], out: Tensor | None = None) -> ImageBatch:
-        """Copy images of one number of channels and one dtype behind each other, each once.
+        """Pack images of equal dtype and number of channels one after the other.
 
         Shape: images, each ``(C, h, w)`` uint8, uint16 or float32, on the CPU; out, a one-dimensional tensor of that dtype
             and as many values, or ``None`` to allocate one.
@@ -164,7 +164,7 @@ class ImageBatch:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the pixels."""
+        """The dtype of the pixels."""
         return self.pixels.dtype
 
     def image(self, index: int) -> Tensor:
@@ -189,7 +189,7 @@ class ImageBatch:
     def require_unit_range(self, call: str = "ImageBatch(pixels)") -> None:
         """Refuse floating-point images whose values leave [0, 1], and NaN; integers always pass.
 
-        Only values on the CPU are read, as reading those of a device would make the host wait: see :meth:`outside_unit_range`.
+        Only values on the CPU are read, because reading from a device would block: see :meth:`outside_unit_range`.
 
         Raises: HVSError naming ``call`` and the first image that has such values.
         """
@@ -202,7 +202,7 @@ class ImageBatch:
                 fail(call, expected, got, "leave out Normalize (CandidateViews normalises last), or divide by the largest value.")
 
     def outside_unit_range(self) -> Tensor:
-        """Count the values outside [0, 1], NaN among them, without waiting for a device; those beside an image count too.
+        """Count the values outside [0, 1], including NaN and the padding beside an image, without waiting for a device.
 
         Shape: -> () int64 on the batch's device; 0 for integers.
         """

@@ -53,7 +53,7 @@ def collate_images(samples: Sequence[Any], *, max_side: int | None = 1024, chann
         upright by EXIF; arrays and tensors must have that many channels. An image whose longer side exceeds ``max_side`` is
         reduced to it, antialiased, and counted in ``ImageBatch.downscaled``.
     Raises: HVSError for an unknown sample or image type, a size of 0, another number of channels, floating-point values outside
-        [0, 1], a file that does not decode, and a batch of which nothing is left.
+        [0, 1], a file that does not decode, or a batch whose samples were all left out.
 
     Example:
         >>> import torch

@@ -16,6 +16,7 @@ from torch.utils.data import default_collate
 from .._check import describe, fail
 from ..data.batch import ImageBatch
 from ..data.collate import collate_images
+from ..views.own_generators import drawing_parts, seeded_parts
 from ..views.recipe import ViewSlot
 from ..views.trace import Path, is_constant, is_image, is_view, kept_random_state, leaves, mapped
 
@@ -113,11 +114,12 @@ class OwnTransform(_InItsPlace):
 
     def __init__(self, transform: Callable[..., Any], draws: int, is_single: bool) -> None:
         self.transform, self.draws, self.is_single = transform, draws, is_single
+        self.parts = drawing_parts(transform)
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         seeds = tuple(int(seed) for seed in torch.randint(2**31, (self.draws,)))
         with kept_random_state():
-            returned = [_seeded(seed, self.transform, *given, **named) for seed in seeds]
+            returned = [_seeded(seed, self.parts, self.transform, *given, **named) for seed in seeds]
         numbers: dict[int, int] = {}
         for _, leaf in leaves(returned[0]):
             if is_view(leaf):
@@ -134,20 +136,21 @@ def _distinct_views(returned: Any) -> tuple[Tensor, ...]:
     return tuple({id(leaf): leaf for _, leaf in leaves(returned) if is_view(leaf)}.values())
 
 
-def _seeded(seed: int, transform: Callable[..., Any], *given: Any, **named: Any) -> Any:
+def _seeded(seed: int, parts: Sequence[Any], transform: Callable[..., Any], *given: Any, **named: Any) -> Any:
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - the transforms draw from it
     random.seed(seed)
-    return transform(*given, **named)
+    with seeded_parts(parts, seed):
+        return transform(*given, **named)
 
 
 def replay(transform: Callable[[Any], Any], image: Any, seed: int) -> Any:
     """What a transform made of an image under a seed that was recorded (``loader.last.extras["seed"]``).
 
-    The global random state is afterwards as before.
+    The global random state, and that of transforms with generators of their own (albumentations), is afterwards as before.
     """
     with kept_random_state():
-        return _seeded(seed, transform, image)
+        return _seeded(seed, drawing_parts(transform), transform, image)
 
 
 # ---- batches ----

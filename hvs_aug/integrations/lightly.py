@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from .._check import fail, require
-from ..selection.losses import DINOLoss, IBOTLoss, NegativeCosineLoss, NTXentLoss, PairLoss
+from ..selection.losses import DINOLoss, IBOTLoss, MoCoLoss, NegativeCosineLoss, NTXentLoss, PairLoss, SwAVLoss, VICRegLoss
 from ..views.recipe import ViewSlot
 
 __all__ = ["CandidateTransform", "pair_loss"]
@@ -26,12 +26,13 @@ def pair_loss(criterion: Any, *, epoch: int | Callable[[], int] | None = None, p
     Temperatures and centre of ``DINOLoss`` are read from it at every step, as in :meth:`hvs_aug.DINOLoss.like`.
 
     Args:
-        criterion: ``NTXentLoss`` without a memory bank, ``NegativeCosineSimilarity`` (SimSiam; BYOL with a teacher), ``DINOLoss``.
+        criterion: ``NTXentLoss`` (with a memory bank it is MoCo's, and the key encoder the teacher), ``DINOLoss``,
+            ``NegativeCosineSimilarity`` (SimSiam; BYOL with a teacher), ``SwaVLoss`` without a queue, ``VICRegLoss``.
         epoch: for ``DINOLoss``, the epoch that the script passes to it, or a function that returns it.
         patch_criterion: iBOT's ``IBOTPatchLoss`` beside its ``DINOLoss``.
 
     Raises:
-        HVSError: for any other criterion, or one with a memory bank.
+        HVSError: for any other criterion.
     """
     call = "pair_loss(criterion)"
     kinds = {kind.__name__ for kind in type(criterion).__mro__ if kind.__module__.partition(".")[0] == "lightly"}
@@ -44,10 +45,14 @@ def pair_loss(criterion: Any, *, epoch: int | Callable[[], int] | None = None, p
         return NegativeCosineLoss()
     if "NTXentLoss" in kinds:
         size = criterion.memory_bank.size
-        bank = next(iter(size), 0) if isinstance(size, Sequence) else size
-        require(bank == 0, call, "an NTXentLoss without a memory bank", f"one of {bank} rows", _OWN)
+        if (next(iter(size), 0) if isinstance(size, Sequence) else size) > 0:
+            return MoCoLoss.like(criterion)
         return NTXentLoss(criterion.temperature, gather=criterion.gather_distributed)
-    fail(call, "Lightly's NTXentLoss, NegativeCosineSimilarity or DINOLoss", type(criterion).__name__, _OWN)
+    if "SwaVLoss" in kinds:
+        return SwAVLoss.like(criterion)
+    if "VICRegLoss" in kinds:
+        return VICRegLoss.like(criterion)
+    fail(call, "Lightly's NTXentLoss, NegativeCosineSimilarity, DINOLoss, SwaVLoss or VICRegLoss", type(criterion).__name__, _OWN)
 
 
 class CandidateTransform:

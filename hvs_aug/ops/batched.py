@@ -1,6 +1,6 @@
 """The renderer in plain torch: every operation by its definition, over all views of a slot, on any device.
 
-It looks at no value, so that it does not wait for a device. Where neither numba nor Triton runs, this renders.
+It reads no value from the device, so the host never waits. It renders where neither numba nor Triton runs.
 """
 
 from __future__ import annotations
@@ -87,6 +87,6 @@ def apply_in_place(operation: Operation, views: Tensor, drawn: Draws, scale: flo
 
 
 def chunks(count: int, views: Tensor) -> Iterator[slice]:
-    """Parts of bounded memory of so many views, which are as large as these, ``(n, C, h, w)``."""
+    """Split ``count`` views of the size of ``views``, ``(n, C, h, w)``, into parts of bounded memory."""
     step = max(1, _CHUNK_BYTES // (4 * max(1, views[:1].numel())))
     return (slice(start, start + step) for start in range(0, count, step))

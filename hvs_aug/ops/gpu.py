@@ -5,8 +5,7 @@ and grayscale read and write the views once. The blur is two passes, which leave
 each view of 224 x 224 from photographs of 500 x 375; the least, every source pixel read once and every view written once, is
 0.74 MB (``python -m benchmarks.gpu_plan``). An operation without a kernel runs by its definition between the passes.
 
-The host is not made to wait: it looks at no value on the device, and what it sends there crosses in one copy from page-locked
-memory.
+The host never waits for the device: it reads no value from it, and sends everything in one copy from page-locked memory.
 """
 
 from __future__ import annotations

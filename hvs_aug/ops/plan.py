@@ -24,8 +24,7 @@ class RenderPlan:
         size: (height, width) of the views in pixels.
         scale: their side over that of the recipe.
         interpolation: of the crop.
-        steps: the operations after the crop, each with the name of its parameters. Flips that may as well be part of the crop are
-            not among them.
+        steps: the operations after the crop, each with the name of its parameters. Flips that the crop does are not among them.
         flips: for columns and for rows, the names of the flips that are part of the crop.
     """
 

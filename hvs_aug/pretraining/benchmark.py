@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from .._check import fail, require
 from ..analysis.overhead import Workload, advice, measure, pareto, settings
 from .build import build_method
+from .progress import shown
 from .self_distillation import IBOT
 
 __all__ = ["benchmark"]
@@ -44,6 +45,8 @@ def benchmark(
     """
     train, held_out = _images(data, batch_size)
     trial = build_method(method, size, encoder=model)
+    fewest = trial.fewest_images
+    require(batch_size >= fewest, "--batch-size", f"at least {fewest} for {method}", batch_size)
     drawn = candidates if candidates is not None else 2 if trial.fewest == 1 else 4
     hint = "more candidates than are kept leave something to choose."
     require(drawn > trial.fewest, "--candidates", f"more than {trial.fewest} for {method}", f"{drawn}", hint)
@@ -65,7 +68,7 @@ def benchmark(
         warmup=1 if quick else 2,
         points=(0, 2) if quick else (0, 50, 150),
         judged=1 if quick else 4,
-        progress=_shown,
+        progress=shown,
     )
     said = advice(rows)
     print(_table(rows), said, sep="\n")
@@ -108,10 +111,3 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         lines.append([row["setting"], *(f"{row[name]:.2f}" if name in row else "" for name in _SHOWN[1:5]), *parts])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-
-
-def _shown(items: Sequence[Any], what: str) -> Iterable[Any]:
-    from tqdm import tqdm
-
-    bar: Iterable[Any] = tqdm(items, desc=what)
-    return bar

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from .._check import fail, require
-from .._watch import CountWatch
 from ..data.batch import ImageBatch
 from ..views.candidates import CandidateViews
 from ..views.draw import own_generator
@@ -23,6 +22,7 @@ from .arguments import fitting_teacher, name_of, require_device, require_dtype, 
 from .extras import Extras, checked_extras, chosen_extras, model_arguments, scoring_extras
 from .forward import Output, blame_dtype, forward_slots
 from .hard_views import HardViews, Scored
+from .health import Health
 from .losses import CallableLoss, PairLoss
 from .named import as_policy, as_scoring
 from .no_trace import Memory, untraced
@@ -47,12 +47,6 @@ class _Choice:
     outputs: list[Output | None] | None = None
     teacher_outputs: list[Output | None] | None = None
     pixels: list[Tensor] | None = None
-
-
-_NONFINITE = (
-    "the loss of candidate pairs of {count} image(s) was not finite; such pairs are never chosen. "
-    "HardViews.nonfinite counts them; this is said once."
-)
 
 
 class HardPairSampler:
@@ -114,7 +108,7 @@ class HardPairSampler:
         self.generator = generator if generator is not None else own_generator()
         self.step = 0
         self.listeners: list[Callable[[HardViews | None], None]] = []
-        self._watch = CountWatch(_NONFINITE)
+        self._health = Health()
         self._memory = Memory()
         self._known: tuple[nn.Module, ...] | None = None
         self._patch: int | None = None
@@ -235,10 +229,9 @@ class HardPairSampler:
         outputs, teacher_outputs, table = self._scored(scored, extras)
         mark("scoring", device)
         indices = choose(self.policy, table, self.slots, params=params, step=step, generator=self.generator)
-        nonfinite = (~torch.isfinite(table)).flatten(0, 1).any(0).sum()
         loss = selection_loss(table, indices)
+        nonfinite = self._health.see(self.loss, self.slots, outputs, table, indices)
         mark("search", device)
-        self._watch.see(nonfinite)
         chosen = winners(self.slots, outputs, indices)
         taught = None if teacher_outputs is None else winners(self.slots, teacher_outputs, indices)
         return _Choice(indices, loss, nonfinite, chosen, taught, scored)

@@ -24,6 +24,7 @@ from .. import ops
 from .._check import HVSError, fail, require
 from ..ops import Operation
 from ..ops.group import Group
+from .own_generators import drawing_parts
 from .proof import part_difference, view_difference
 from .recipe import ViewRecipe, ViewSlot
 from .trace import Returned, kept_random_state, probe_like, trace
@@ -59,11 +60,11 @@ def register_converter(kind: type | str, function: Callable[[Any], Converted]) -
 
 
 def convert(transform: Any, candidates: int | Sequence[int] | None = None, example: Any = None) -> list[ViewSlot]:
-    """Read the slots that a transform of several views stands for; views that follow each other with equal recipes share one slot.
+    """Convert a transform that returns several views to slots; consecutive views with equal recipes share one slot.
 
-    The transform is run on a picture to see how many views it returns and which of its parts make them, whatever its class. Then
-    the views of each part are compared with those that it was read as (:mod:`hvs_aug.views.proof`). The global random state
-    is afterwards as before.
+    The transform is run on a picture to see how many views it returns, and which of its parts make them. Its class does not
+    matter. Then the views of each part are compared with those of the operation that it was converted to
+    (:mod:`hvs_aug.views.proof`). The global random state is not changed.
 
     Args:
         transform: any callable that maps an image to several views in lists, tuples or dicts; a list with one transform for each
@@ -71,14 +72,14 @@ def convert(transform: Any, candidates: int | Sequence[int] | None = None, examp
         candidates: as for the presets: the number of candidate views of an image, which several slots share; or, where there are
             local views, how many candidates are drawn for every view that is kept. By default twice the views that are kept:
             SimCLR 4 choose 2; DINO 2 choose 1, 2 choose 1 and 16 choose 8. A sequence gives the number for each slot.
-        example: an image as the dataset gives it, where that is no RGB image.
+        example: an image as the dataset returns it, if that is not an RGB image.
 
-    Views are local where the transform says so (``local_transfo``, ``"local_crops"``), where they are smaller than the largest,
-    and where they cover no more of the image than the first global view does at least.
+    A view is local if the transform says so (``local_transfo``, ``"local_crops"``), if it is smaller than the largest view, or
+    if its largest crop covers no more of the image than the smallest crop of the first global view.
 
     Raises:
-        HVSError: naming the transform, if one cannot be expressed exactly, or differs from what it was read as; if the number of
-            candidates leaves nothing to choose.
+        HVSError: if a transform cannot be expressed exactly, or behaves differently from what it was converted to (the error
+            names the transform); if there are no more candidates than views that are kept.
 
     Example:
         >>> from torchvision import transforms
@@ -197,7 +198,8 @@ def _run(pipeline: Any, image: Any) -> Any:
 def _differs(transform: Any, read_as: object, difference: str) -> None:
     name = type(transform).__name__
     hint = f"hvs_aug.register_converter({name!r}, function) says what it does; or keep it: views='own', sampler.select(candidates)."
-    fail(_CALL, f"a transform that does what it was read as, {read_as}", f"{_name(transform)}, which differs in {difference}", hint)
+    came = f"{_name(transform)}, which differs in {difference}"
+    fail(_CALL, f"a transform that behaves as it was converted, like {read_as}", came, hint)
 
 
 def _kind(example: Any) -> tuple[Any, ...]:
@@ -302,6 +304,7 @@ def _traced_views(transform: Any, returned: Returned) -> list[_View]:
     for view in returned.views:
         place = "".join(f"[{step!r}]" for step in view.paths[0])
         if view.pipeline is None:
+            _refuse_albumentations(transform)
             fail(
                 _CALL, "views that its parts make of the image, and nothing else", f"{_name(transform)}, whose {place} is not", hint
             )
@@ -309,6 +312,15 @@ def _traced_views(transform: Any, returned: Returned) -> list[_View]:
             fail(_CALL, "views that share no draw", f"{_name(transform)}, whose {place} shares one with an earlier view", hint)
         views.append(_View(view.pipeline, view.role))
     return views
+
+
+def _refuse_albumentations(transform: Any, _: Any = None) -> None:
+    """Fail if a transform holds albumentations' operations, naming the one that resizes."""
+    parts = [part for part in drawing_parts(transform) if type(part).__module__.partition(".")[0] == "albumentations"]
+    resizing = [part for part in parts if any(word in type(part).__name__ for word in ("Crop", "Resize", "Scale", "Size"))]
+    hint = "albumentations averages boxes of pixels or skips pixels where it reduces; views='own' runs it as it is."
+    for part in [*resizing, *parts][:1]:
+        _refuse("an antialiased crop", part, hint)
 
 
 def _registered_views(transform: Any) -> list[_View] | list[ViewSlot] | None:
@@ -442,6 +454,8 @@ def _known(kind: type) -> Callable[[Any, _Pixels], Converted | None] | None:
     package = kind.__module__.partition(".")[0]
     if package in ("torchvision", "torch"):
         return _TORCHVISION.get(kind.__name__)
+    if package == "albumentations":
+        return _refuse_albumentations
     if package == "lightly" and "View" in kind.__name__ and kind.__name__.endswith("Transform"):
         return lambda t, at: [t.transform] if hasattr(t, "transform") else None
     return _REPOS.get(kind.__name__)

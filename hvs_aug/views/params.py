@@ -1,4 +1,4 @@
-"""Everything that was drawn for a batch of views, as tensors: what makes replay, IoU and cheap scoring possible."""
+"""ViewParams: everything that was drawn for a batch of views, as tensors, for replay, overlap (IoU) and cheap scoring."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _FORMAT = "hvs_aug.ViewParams/2"
 class ViewParams:
     """What was drawn for V views of each of B images. The same params and images give the same views, bit for bit.
 
-    The views stand in the order of their slots. Where an operation was not drawn, or is not in a view's recipe, its parameters
-    hold what changes nothing (:attr:`hvs_aug.ops.Operation.identity`).
+    The views are in the order of their slots. If an operation is not applied to a view, or is not in its recipe, its parameters
+    are :attr:`hvs_aug.ops.Operation.identity`, which changes nothing.
 
     Attributes:
         boxes: ``(V, B, 4)`` int64 crops as (top, left, height, width) in source pixels, half-open.
@@ -79,7 +79,7 @@ class ViewParams:
     def iou(self, other: ViewParams | None = None) -> Tensor:
         """Intersection over union of the crops of every two views of an image, in source pixels: ``(V, V, B)`` float32 in [0, 1].
 
-        With ``other``, W views of the same images, that of each view with each of those: ``(V, W, B)``.
+        With ``other``, which holds W views of the same images: the IoU of each view with each of those, ``(V, W, B)``.
 
         Raises:
             HVSError: if a view has no crop (a Kornia pipeline without one).
@@ -126,7 +126,7 @@ class ViewParams:
         return self._by_view(lambda value: value[:, rows], self.slots, self.sizes[rows])
 
     def span(self, slot: int) -> slice:
-        """Where the views of one slot stand, on the axis of views."""
+        """The range of one slot's views on the axis of views."""
         start = self.slots.index(slot) if slot in self.slots else 0
         return slice(start, start + self.slots.count(slot))
 
@@ -141,7 +141,7 @@ class ViewParams:
         """The params of the views of several slots, in one, for the same images.
 
         Raises:
-            HVSError: if parts have drawn other things, or extras of the same name that do not fit.
+            HVSError: if the parts have different operations, or extras of the same name that do not fit.
         """
         call = "ViewParams.concatenate(parts)"
         require(len(parts) > 0, call, "at least one part", "none")

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hvs_aug.selection.losses import DINOLoss, NegativeCosineLoss, NTXentLoss
+from hvs_aug.selection.losses import DINOLoss, MoCoLoss, NegativeCosineLoss, NTXentLoss, SwAVLoss
 from hvs_aug.selection.sampler import HardPairSampler
 from hvs_aug.views import draw
 from hvs_aug.views.candidates import CandidateViews
@@ -139,6 +139,20 @@ def test_ntxent_over_the_global_batch(processes: Processes) -> None:
     torch.testing.assert_close(torch.cat([first, second], -1), joined, equal_nan=True)
     alone = NTXentLoss(temperature=0.2).table(outputs[:, :3])
     assert (alone - joined[..., :3])[0, 1].abs().max() > 0.1
+
+
+def gathered_tables(rank: int | None) -> list[Tensor]:
+    """MoCo v3's with the keys of all, SwAV's with assignments over all."""
+    student, teacher = torch.randn(2, 4, 7, 8, generator=torch.Generator().manual_seed(3))
+    student[1, 5, 0] = teacher[2, 1, 0] = torch.nan
+    student, teacher = share(student, rank, 3), share(teacher, rank, 3)
+    return [MoCoLoss(0.2, gather=True).table(student, teacher), SwAVLoss(gather=True).table(student)]
+
+
+def test_moco_and_swav_over_the_global_batch(processes: Processes) -> None:
+    first, second = processes(gathered_tables)
+    for one, other, joined in zip(first, second, gathered_tables(None), strict=True):
+        torch.testing.assert_close(torch.cat([one, other], -1), joined, equal_nan=True, atol=1e-5, rtol=1e-5)
 
 
 def select_and_train(rank: int | None, kind: str) -> tuple[Tensor, Tensor, list[Tensor]]:

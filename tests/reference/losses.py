@@ -22,10 +22,18 @@ __all__ = [
     "dino_table",
     "ibot_loss_of_set",
     "ibot_table",
+    "moco_table",
+    "mocov2_loss_of_pair",
+    "mocov3_loss_of_pair",
     "negative_cosine_table",
     "ntxent_table",
     "simclr_loss_of_pair",
     "simsiam_loss_of_pair",
+    "sinkhorn",
+    "swav_loss_of_set",
+    "swav_table",
+    "vicreg_invariance_of_pair",
+    "vicreg_table",
     "view_roles",
 ]
 
@@ -291,3 +299,146 @@ def ibot_table(
             )
             table[v, v, b] = lambda2 * term / kept_globals
     return table
+
+
+# MoCo
+
+
+def info_nce(query: Tensor, key: Tensor, negatives: Sequence[Tensor], temperature: float) -> float:
+    """Minus the logarithm of the softmax of the key among the key and its negatives, all (D,), by their cosines.
+
+    Source: He et al., Momentum Contrast, arXiv 1911.05722, equation (1).
+    """
+    logits = torch.tensor([cosine(query, other) / temperature for other in [key, *negatives]], dtype=torch.float64)
+    return float(logits.logsumexp(0) - logits[0])
+
+
+def mocov2_loss_of_pair(query1: Tensor, key2: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """MoCo's loss of each image, the first view its query: queries and keys (B, D), the queue (D, n) -> (B,).
+
+    Source: arXiv 1911.05722, algorithm 1.
+    """
+    losses = [info_nce(query1[b], key2[b], list(queue.T), temperature) for b in range(len(query1))]
+    return torch.tensor(losses, dtype=torch.float64)
+
+
+def mocov3_loss_of_pair(query1: Tensor, key1: Tensor, query2: Tensor, key2: Tensor, temperature: float) -> Tensor:
+    """MoCo v3's loss of each image: both directions, the keys of the other images being the negatives, times 2 T; (B, D) -> (B,).
+
+    Source: Chen et al., An Empirical Study of Training Self-Supervised Vision Transformers, arXiv 2104.02057, algorithm 1.
+    """
+    losses = []
+    for b in range(len(query1)):
+        others = [image for image in range(len(query1)) if image != b]
+        one_way = info_nce(query1[b], key2[b], [key2[image] for image in others], temperature)
+        other_way = info_nce(query2[b], key1[b], [key1[image] for image in others], temperature)
+        losses.append(2 * temperature * one_way + 2 * temperature * other_way)
+    return torch.tensor(losses, dtype=torch.float64)
+
+
+def moco_table(queries: Tensor, keys: Tensor, temperature: float, queue: Tensor | None = None, symmetric: bool = False) -> Tensor:
+    """MoCo's loss on every pair, the view of the lower index first: (V, B, D) twice, queue (D, n) or (2, D, n) -> (V, V, B)."""
+    views, images = queries.shape[:2]
+    table = torch.zeros(views, views, images, dtype=torch.float64)
+    for u in range(views):
+        for v in range(u + 1, views):
+            if queue is None:
+                table[u, v] = mocov3_loss_of_pair(queries[u], keys[u], queries[v], keys[v], temperature)
+            elif symmetric:
+                first, second = (queue[0], queue[1]) if queue.ndim == 3 else (queue, queue)
+                table[u, v] = mocov2_loss_of_pair(queries[u], keys[v], second, temperature) / 2
+                table[u, v] += mocov2_loss_of_pair(queries[v], keys[u], first, temperature) / 2
+            else:
+                table[u, v] = mocov2_loss_of_pair(queries[u], keys[v], queue, temperature)
+            table[v, u] = table[u, v]
+    return table
+
+
+# SwAV
+
+
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Assignments of a batch by Sinkhorn and Knopp's algorithm: (B, K) -> (B, K), rows that sum to 1.
+
+    Source: Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, arXiv 2006.09882,
+    equations (3) to (5) and the code of its appendix.
+    """
+    weights = (scores.double() / epsilon).exp().T
+    weights /= weights.sum()
+    prototypes, images = weights.shape
+    for _ in range(iterations):
+        weights /= weights.sum(1, keepdim=True) * prototypes
+        weights /= weights.sum(0, keepdim=True) * images
+    return (weights * images).T
+
+
+def swav_term(target: Tensor, scores: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of an assignment (B, K) with the scores of another view (B, K) -> (B,); equation (2)."""
+    return -(target * (scores.double() / temperature).log_softmax(1)).sum(1)
+
+
+def swav_loss_of_set(scores: Sequence[Tensor], assigned: int, temperature: float, epsilon: float, iterations: int) -> Tensor:
+    """SwAV's loss of each image on the views that are kept, of which the first ``assigned`` are global: (B, K) each -> (B,).
+
+    Source: arXiv 2006.09882, equation (6), divided by its number of terms as in
+    https://github.com/facebookresearch/swav/blob/06b1b7cbaf6ba2a792300d79c7299db98b93b7f9/main_swav.py#L288-L315
+    """
+    total = torch.zeros(len(scores[0]), dtype=torch.float64)
+    for i in range(assigned):
+        target = sinkhorn(scores[i], epsilon, iterations)
+        others = [swav_term(target, view, temperature) for v, view in enumerate(scores) if v != i]
+        total += sum(others) / len(others)
+    return total / assigned
+
+
+def swav_table(
+    scores: Tensor,
+    slots: Sequence[ViewSlot],
+    temperature: float,
+    epsilon: float,
+    iterations: int,
+    queue: Sequence[Tensor] = (),
+) -> Tensor:
+    """SwAV's loss on every pair of candidates, divided by the number of terms of the set that will be kept.
+
+    Shape: scores (V, B, K); queue, scores (n, K) of none, of one part, or of one for either of two global views -> (V, V, B).
+    """
+    roles = view_roles(slots)
+    kept, kept_global = sum(slot.select for slot in slots), sum(slot.select for slot in slots if slot.role == "global")
+    views, images = scores.shape[:2]
+
+    def targets(view: int) -> list[Tensor]:
+        """As the first of two global views, and as the second."""
+        seen = [torch.cat([scores[view], part]) for part in queue] or [scores[view]]
+        found = [sinkhorn(value, epsilon, iterations)[:images] for value in seen]
+        return [found[0], found[-1]]
+
+    table = torch.zeros(views, views, images, dtype=torch.float64)
+    for t in range(views):
+        for s in range(views):
+            if roles[t] != "global" or s == t:
+                continue
+            first, second = (swav_term(target, scores[s], temperature) for target in targets(t))
+            term = (first + second) / 2 if roles[s] == "local" else first if t < s else second
+            table[t, s] += term / (kept_global * (kept - 1))
+            table[s, t] += term / (kept_global * (kept - 1))
+    return table
+
+
+# VICReg
+
+
+def vicreg_invariance_of_pair(projection1: Tensor, projection2: Tensor) -> Tensor:
+    """VICReg's invariance term of each image: the mean squared difference of two projections (B, D) -> (B,).
+
+    Source: Bardes et al., VICReg, arXiv 2105.04906, equation (5), as a mean over the width as in
+    https://github.com/facebookresearch/vicreg/blob/4e12602fd495af83efd1631fbe82523e6db092e0/main_vicreg.py#L198
+    """
+    losses = [float((one.double() - other.double()).pow(2).mean()) for one, other in zip(projection1, projection2, strict=True)]
+    return torch.tensor(losses, dtype=torch.float64)
+
+
+def vicreg_table(projections: Tensor, weight: float) -> Tensor:
+    """The weighted invariance term of every pair of views: (V, B, D) -> (V, V, B); 0 on the diagonal."""
+    rows = [[weight * vicreg_invariance_of_pair(one, other) for other in projections] for one in projections]
+    return torch.stack([torch.stack(row) for row in rows])

@@ -13,7 +13,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.live_bytes import LiveBytes
 from hvs_aug._check import HVSError
-from hvs_aug.selection.losses import CallableLoss, DINOLoss, IBOTLoss, NegativeCosineLoss, NTXentLoss, PairLoss
+from hvs_aug.selection.losses import (
+    CallableLoss,
+    DINOLoss,
+    IBOTLoss,
+    MoCoLoss,
+    NegativeCosineLoss,
+    NTXentLoss,
+    PairLoss,
+    SwAVLoss,
+    VICRegLoss,
+)
 from hvs_aug.selection.losses.pair import block_bytes
 from hvs_aug.views.recipe import ViewSlot
 
@@ -24,7 +34,16 @@ def distance(one: Tensor, other: Tensor) -> Tensor:
     return (one - other).square().mean(-1)
 
 
-LOSSES = [NTXentLoss(0.2), CallableLoss(distance), CallableLoss(distance, teacher=True), NegativeCosineLoss(), DINOLoss()]
+LOSSES = [
+    NTXentLoss(0.2),
+    CallableLoss(distance),
+    CallableLoss(distance, teacher=True),
+    NegativeCosineLoss(),
+    DINOLoss(),
+    MoCoLoss(0.2),
+    SwAVLoss(),
+    VICRegLoss(),
+]
 
 
 def arguments(loss: PairLoss, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -4,6 +4,21 @@ from __future__ import annotations
 
 from .contrastive import CallableLoss, NegativeCosineLoss, NTXentLoss
 from .distillation import DINOLoss, IBOTLoss
+from .moco import MoCoLoss
 from .pair import Output, PairLoss, SlotOutputs
+from .swav import SwAVLoss
+from .vicreg import VICRegLoss
 
-__all__ = ["CallableLoss", "DINOLoss", "IBOTLoss", "NTXentLoss", "NegativeCosineLoss", "Output", "PairLoss", "SlotOutputs"]
+__all__ = [
+    "CallableLoss",
+    "DINOLoss",
+    "IBOTLoss",
+    "MoCoLoss",
+    "NTXentLoss",
+    "NegativeCosineLoss",
+    "Output",
+    "PairLoss",
+    "SlotOutputs",
+    "SwAVLoss",
+    "VICRegLoss",
+]

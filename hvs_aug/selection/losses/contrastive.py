@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..._check import fail, require
 from ...views.recipe import ViewSlot
+from .gathered import gathered, is_distributed
 from .pair import (
     Output,
     PairLoss,
@@ -131,8 +130,8 @@ class NTXentLoss(PairLoss):
         finite = outputs.isfinite().all(-1)
         outputs = torch.where(finite[..., None], outputs, 0.0)
         columns, allowed, first = outputs, finite, 0
-        if self.gather and dist.is_available() and dist.is_initialized():
-            columns, allowed, first = _gathered(outputs, finite)
+        if self.gather and is_distributed():
+            columns, allowed, first = gathered(outputs, finite)
         if columns.shape[1] < 2:
             hint = "drop the last batch (drop_last=True), or use gather=True where there are several processes."
             fail(call, "at least 2 images, since the others of the batch are the negatives", f"{columns.shape[1]}", hint)
@@ -252,24 +251,3 @@ def _log_sum_exp(rows: Tensor, keys: Tensor, bias: Tensor, itself: Tensor, views
     block = torch.addmm(bias, rows, keys).scatter_(1, itself, -torch.inf).view(len(rows), views, -1)
     highest = block.amax(-1, keepdim=True).clamp_(min=torch.finfo(block.dtype).min)
     return block.sub_(highest).exp_().sum(-1).log_().add_(highest[..., 0])
-
-
-def _gathered(outputs: Tensor, finite: Tensor) -> tuple[Tensor, Tensor, int]:
-    """All processes' outputs (V, B of all, width), which of them are finite and present, and where the own ones begin."""
-    world, rank = dist.get_world_size(), dist.get_rank()
-    size = torch.tensor([outputs.shape[1]])
-    sizes = [torch.empty_like(size) for _ in range(world)]
-    dist.all_gather(sizes, size, group=_host_group(dist.group.WORLD))
-    longest = max(int(size) for size in sizes)
-    padded = F.pad(torch.cat([outputs, finite[..., None].to(outputs.dtype)], -1), (0, 0, 0, longest - outputs.shape[1]))
-    parts = [torch.empty_like(padded) for _ in range(world)]
-    dist.all_gather(parts, padded.contiguous())
-    parts = [part[:, : int(size)] for part, size in zip(parts, sizes, strict=True)]
-    everything = torch.cat(parts, 1)
-    return everything[..., :-1], everything[..., -1] > 0.5, sum(int(size) for size in sizes[:rank])
-
-
-@functools.lru_cache(maxsize=1)
-def _host_group(world: Any) -> Any:
-    """A group of all processes whose collectives take CPU tensors, so that a batch size crosses without a device."""
-    return world if "gloo" in dist.get_backend(world) else dist.new_group(backend="gloo")

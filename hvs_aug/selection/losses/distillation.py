@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..._check import fail, require
 from ...views.recipe import ViewSlot
 from .pair import Output, PairLoss, SlotOutputs, as_tensor, block_bytes, require_positive, slot_ranges, spread
+from .sinkhorn import log_assignments
 
 __all__ = ["DINOLoss", "IBOTLoss"]
 
@@ -34,17 +36,24 @@ class DINOLoss(PairLoss):
     (4 MiB each on a CPU, 64 MiB on a device) and the table's (V, V, B) floats. No log-softmax is written down: ``CE =
     logsumexp(s / temperature) - softmax(t) . s / temperature``, with one product of all teacher and all student views per block.
 
+    With ``sinkhorn`` the targets are assignments, in the place of the centred softmax: Sinkhorn-Knopp of the teacher's outputs
+    over its temperature, of all global candidates together, as DINOv2 and DINOv3 assign both global views together. This takes
+    the memory of the teacher's outputs once more in float32.
+
     Shape: (v, B, K) per slot, the teacher's for global slots only -> (V, V, B); the diagonal is 0.
-    Source: DINO, arXiv 2104.14294, equations 2 and 3 and algorithm 1.
+    Source: DINO, arXiv 2104.14294, equations 2 and 3 and algorithm 1; DINOv2, arXiv 2304.07193, section 4.
 
     Args:
         teacher_temperature: above 0, or a function without arguments that returns it.
         student_temperature: above 0, likewise; 0.1 in the paper.
         center: K numbers in any shape, or a function that returns them, read at every call; ``None`` for 0.
+        sinkhorn: iterations of Sinkhorn-Knopp, 3 in DINOv2; 0 for the softmax of DINO.
+        gather: with ``sinkhorn``, assign over the batch of all processes, as those repos do: each sends 4 iterations K
+            bytes, and every process has to score at the same steps.
 
     Raises:
-        HVSError: if a temperature is not positive, no teacher's outputs are given, or the widths of teacher, student and
-            center differ.
+        HVSError: if a temperature is not positive, there is a centre beside ``sinkhorn``, no teacher's outputs are given, or the
+            widths of teacher, student and center differ.
 
     Example:
         >>> import torch
@@ -55,10 +64,21 @@ class DINOLoss(PairLoss):
 
     needs_teacher = True
 
-    def __init__(self, teacher_temperature: Live = 0.04, student_temperature: Live = 0.1, center: LiveCenter = None) -> None:
+    def __init__(
+        self,
+        teacher_temperature: Live = 0.04,
+        student_temperature: Live = 0.1,
+        center: LiveCenter = None,
+        *,
+        sinkhorn: int = 0,
+        gather: bool = True,
+    ) -> None:
         self.teacher_temperature = _checked(teacher_temperature, "DINOLoss(teacher_temperature)")
         self.student_temperature = _checked(student_temperature, "DINOLoss(student_temperature)")
-        self.center = center
+        is_count = isinstance(sinkhorn, int) and not isinstance(sinkhorn, bool) and sinkhorn >= 0
+        require(is_count, "DINOLoss(sinkhorn)", "a number of iterations, or 0", sinkhorn)
+        require(not sinkhorn or center is None, "DINOLoss(center)", "None beside sinkhorn, which needs no centre", center)
+        self.center, self.sinkhorn, self.gather = center, sinkhorn, gather and sinkhorn > 0
 
     @classmethod
     def like(cls, loss: Any, epoch: int | Callable[[], int] | None = None) -> DINOLoss:
@@ -84,8 +104,13 @@ class DINOLoss(PairLoss):
         teacher()
         return cls(teacher, functools.partial(_number, loss, "student_temp"), functools.partial(_center, loss, "center"))
 
+    def uniform_loss(self, width: int) -> float | None:
+        """ln(K): the cross-entropy of a student whose K outputs are equal."""
+        return math.log(width)
+
     def __repr__(self) -> str:
-        return f"DINOLoss({_value(self.teacher_temperature)}, {_value(self.student_temperature)})"
+        more = f", sinkhorn={self.sinkhorn}, gather={self.gather}" if self.sinkhorn else ""
+        return f"DINOLoss({_value(self.teacher_temperature)}, {_value(self.student_temperature)}{more})"
 
     def _table(
         self, student: SlotOutputs, teacher: SlotOutputs | None, slots: Sequence[ViewSlot], extras: Mapping[str, Tensor]
@@ -93,6 +118,12 @@ class DINOLoss(PairLoss):
         first = [as_tensor("DINOLoss.table(student)", output) for output in student]
         second = [as_tensor("DINOLoss.table(teacher)", output) for output in teacher or () if output is not None]
         temperatures = _temperatures(self, "teacher_temperature", "student_temperature")
+        if self.sinkhorn:
+            require(len({part.shape[-1] for part in second}) == 1, "DINOLoss.table(teacher)", "outputs of one width", second)
+            rows = torch.cat([part.flatten(0, 1) for part in second])
+            assigned = log_assignments(rows, temperatures[0], self.sinkhorn, self.gather).view(-1, *second[0].shape[1:])
+            # Their softmax at temperature 1 is the assignments.
+            second, temperatures = list(torch.split(assigned, [len(part) for part in second])), (1.0, temperatures[1])
         return _class_terms("DINOLoss", first, second, _value(self.center), temperatures, slots)
 
 
@@ -177,6 +208,10 @@ class IBOTLoss(PairLoss):
             lambda1=functools.partial(_number, loss, "lambda1") if own else 1.0,
             lambda2=functools.partial(_number, loss, "lambda2") if own else 1.0,
         )
+
+    def uniform_loss(self, width: int) -> float | None:
+        """lambda1 ln(K), of the class tokens."""
+        return float(_value(self.lambda1)) * math.log(width)
 
     def __repr__(self) -> str:
         parts = [f"{_value(self.teacher_temperature)}, {_value(self.student_temperature)}"]

@@ -82,6 +82,10 @@ class PairLoss(ABC):
     ) -> Tensor:
         """Return the table as a new (V, V, B) float32 tensor."""
 
+    def uniform_loss(self, width: int) -> float | None:
+        """An image's loss, its views' own losses left aside, if the model's ``width`` outputs tell nothing; ``None`` if unknown."""
+        return None
+
 
 def slot_ranges(slots: Sequence[ViewSlot]) -> list[range]:
     """For each slot the indices of its candidates among all V.
