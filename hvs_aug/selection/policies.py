@@ -22,7 +22,7 @@ from .._check import fail, readable, require, require_fraction, require_name
 from ..views.params import ViewParams
 from ..views.recipe import ViewSlot
 from . import search
-from .losses.pair import compared, require_positive, slot_ranges, without_local_pairs
+from .losses.pair import made_once, require_positive, slot_ranges, without_local_pairs
 
 __all__ = [
     "Policy",
@@ -184,7 +184,7 @@ class _Softmax(_Searching):
             found = combinations.to(best.device, non_blocking=True)[choice].t()
             return torch.where(best.isfinite(), found, search.first(logits, slots))
         anchors = search.anchor_combinations(slots)
-        scores = search.combination_losses(logits, anchors)
+        scores = search.anchor_sums(logits, slots)
         for span, slot in search.local_spans(slots):
             rows = max(1, (64 << 20) // (4 * (len(span) + 2 * slot.select) * max(1, scores.shape[1])))
             parts = [search.anchor_gains(logits, span, block) for block in torch.split(anchors, rows)]
@@ -211,9 +211,7 @@ class _SemiHard(_Policy):
         combinations = search.draw_combinations(call.slots, self.limit, call.generator)
         losses = search.combination_losses(search.finite_or_lowest(table), combinations)
         finite = losses.isfinite().sum(0)
-        # -inf sorts first, so the finite losses are the last ones.
-        places = [len(losses) - count + math.floor(self.quantile * (count - 1)) if count else 0 for count in range(len(losses) + 1)]
-        place = torch.tensor(places, device="cpu").to(table.device, non_blocking=True)[finite]
+        place = _quantile_places(len(losses), self.quantile).to(table.device, non_blocking=True)[finite]
         wanted = losses.sort(dim=0).values.gather(0, place[None])
         choice = (losses == wanted).to(torch.uint8).argmax(0)
         found = combinations.to(table.device, non_blocking=True)[choice].t()
@@ -447,11 +445,32 @@ def _draw_subset(gains: Tensor, select: int, uniform: Tensor) -> Tensor:
     return search.taken_indices(torch.stack(taken), select)
 
 
+@made_once
+def _quantile_places(count: int, quantile: float) -> Tensor:
+    """Where in ``count`` sorted losses the quantile of the finite ones stands, by how many of them are finite.
+
+    -inf sorts first, so the finite losses are the last ones.
+    """
+    places = [count - finite + math.floor(quantile * (finite - 1)) if finite else 0 for finite in range(count + 1)]
+    return torch.tensor(places, device="cpu")
+
+
+@made_once
+def _pairs_kept_together(layout: search.Layout) -> Tensor:
+    """Which pairs of candidates u < v can be kept together and have a loss: (V, V, 1) bool on the CPU."""
+    owner = [number for number, (candidates, _, _) in enumerate(layout) for _ in range(candidates)]
+
+    def are_together(one: int, other: int) -> bool:
+        (_, select, is_global), (_, _, other_is_global) = layout[one], layout[other]
+        return (is_global or other_is_global) and (one != other or select > 1)
+
+    together = [[u < v and are_together(one, other) for v, other in enumerate(owner)] for u, one in enumerate(owner)]
+    return torch.tensor(together, device="cpu")[..., None]
+
+
 def _without_outliers(table: Tensor, slots: Sequence[ViewSlot], quantile: float) -> Tensor:
     """The table with NaN for the pairs above this quantile of all finite losses of pairs that can be kept together."""
-    owner = [number for number, slot in enumerate(slots) for _ in range(slot.candidates)]
-    together = [[u < v and compared(slots, one, other) for v, other in enumerate(owner)] for u, one in enumerate(owner)]
-    pairs = torch.tensor(together, device="cpu").to(table.device, non_blocking=True)[..., None]
+    pairs = _pairs_kept_together(search.layout_of(slots)).to(table.device, non_blocking=True)
     ordered = torch.where(pairs & table.isfinite(), table, torch.inf).flatten().sort().values
     place = ((ordered.isfinite().sum() - 1).clamp_(min=0) * quantile).floor().long()
     highest = ordered.gather(0, place[None])

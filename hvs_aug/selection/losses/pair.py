@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
-from typing import TypeAlias, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
-from ..._check import fail, require
+from ..._check import fail, readable, require
 from ...views.recipe import ViewSlot
 
 __all__ = ["Output", "PairLoss", "SlotOutputs", "slot_ranges"]
@@ -109,9 +109,23 @@ def _ranges(candidates: tuple[int, ...]) -> tuple[range, ...]:
 _ranges_once = lru_cache(maxsize=64)(_ranges)
 
 
-def compared(slots: Sequence[ViewSlot], one: int, other: int) -> bool:
-    """Whether a view of one slot and another view of the other (or the same) can be kept together and have a loss."""
-    return "global" in (slots[one].role, slots[other].role) and (one != other or slots[one].select > 1)
+Key = ParamSpec("Key")
+
+
+def made_once(make: Callable[Key, Tensor]) -> Callable[Key, Tensor]:
+    """Keep the tensors that a function makes on the CPU of what can be hashed: of the layout of slots, say.
+
+    One that is made under a stand-in for a device, while a graph is traced, or in inference mode, must not outlive that: it is made
+    anew.
+    """
+    once = lru_cache(maxsize=64)(make)
+
+    @wraps(make)
+    def constant(*key: Key.args, **named: Key.kwargs) -> Tensor:
+        is_lasting = readable() and not torch.is_inference_mode_enabled()
+        return cast("Callable[Key, Tensor]", once if is_lasting else make)(*key, **named)
+
+    return constant
 
 
 def tensors(output: Output | None) -> Iterator[Tensor]:
