@@ -4,8 +4,9 @@
 
 Method: runs of one small network that differ in the choice of views alone (`hvs_aug.pretraining.study`), paired by their
 seeds. A run is a row, written as it ends and skipped when it is there, so that the file grows over days. The settings of each
-method were chosen for *random views*, by the mean of kNN and linear probe on a fifth of the training images (rows of the kind "tuning"); all arms get them as
-they are. Arithmetic is counted in one step of each arm; its time is measured apart, in a quiet interleaved run (``--times``).
+method were chosen for *random views*, by the mean of kNN and linear probe on a fifth of the training images (rows of the kind
+"tuning"); all arms get them as they are. Arithmetic is counted in one step of each arm; its time is measured apart, in a quiet
+interleaved run (``--times``).
 
 At equal cost an arm that costs more trains for fewer epochs. ``BUDGETS`` gives random views as many epochs as 20 epochs of
 ``cheap`` cost, rounded up by arithmetic, and ``all`` as many as those cost, rounded to the nearest. kNN votes with k = 20;
