@@ -1,174 +1,263 @@
-"""Whether the tests would notice: small faults put into hvs_aug/selection one at a time, and how many of them the suite finds.
+"""Whether the tests would notice: small faults put into the code one at a time, and how many of them the suite finds.
 
-    python -m benchmarks.mutants [--quick] [--count 100] [--seed 0] [--files search policies] [--out FILE]
+    python -m benchmarks.mutants [--quick] [--groups selection views ops] [--count N] [--files search params] [--resume]
 
-Method: of all places where a comparison, an operator, a number, a truth value, a `not` or a named argument can be changed,
-``count`` are drawn with a seed. Each changed file stands in a copy of the repository, in which the tests that mirror the file run
-first, then those of the whole folder. A mutant is killed if a test fails or no end is reached. Left out are places where a change
-is none: annotations, ``__all__``, the wording of messages, and named arguments that say only how a copy is made (``non_blocking``,
-``device="cpu"``), how a warning is shown or how much a cache holds. No time is measured: the machine need not be quiet.
+Method: of all places where a comparison, an operator, a number, a truth value, a ``not`` or a named argument can be changed, as
+many are drawn with a seed in each group: ``selection`` is hvs_aug/selection and views/params.py, ``views`` the rest of
+hvs_aug/views, ``ops`` is hvs_aug/ops. One run of the group's tests, those of its folder and the examples in its docstrings, finds
+out which lines each test runs. Then each changed file stands in a copy of the repository, in which the tests that run the changed
+line start, those that mirror the file first, then by their time. A mutant is killed if a test fails or no end is reached. Where no
+line is seen to run (numba compiles it, or a process of its own runs it), all tests of the file or the folder run.
+
+Left out are places where a change is none: annotations, ``__all__``, the wording of messages, and named arguments that say only
+how a copy is made (``non_blocking``, ``device="cpu"``), how a warning is shown or how much a cache holds; and the GPU kernels in
+ops/triton_*.py, which without a GPU only Triton's interpreter runs, half a minute for a mutant. A mutant that behaves as the
+original does is listed in equivalent_mutants.json with the reason, and counts neither as killed nor as alive. No time is
+measured: the machine need not be quiet.
+
+Each mutant is written as soon as it is done. ``--resume`` keeps those that were killed, and runs those that survived again: a test
+that kills them may have come. What a run prepares is kept in runs/mutants.
 """
 
 from __future__ import annotations
 
-import ast
+import hashlib
+import io
+import json
 import os
-import random
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
-from benchmarks.common import ROOT, arguments, require, table, write
+from benchmarks.common import RESULTS, ROOT, arguments, check, require, table, write
+from benchmarks.forked_tests import ForkedTests
+from benchmarks.mutations import Place, mutated, places
+from hvs_aug.ops.kernel import digest_of_sources
 
-FOLDER = Path("hvs_aug/selection")
-LIMIT = 300
-"""Seconds after which a mutant counts as killed, since no test takes as long."""
-SAME = {"non_blocking", "device", "stacklevel", "maxsize", "strict", "cache_enabled", "hint", "memory_format"}
-"""Named arguments whose change is none on a CPU."""
-SWAPS: dict[type[ast.AST], type[ast.AST]] = {
-    ast.Lt: ast.LtE,
-    ast.LtE: ast.Lt,
-    ast.Gt: ast.GtE,
-    ast.GtE: ast.Gt,
-    ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot,
-    ast.IsNot: ast.Is,
-    ast.In: ast.NotIn,
-    ast.NotIn: ast.In,
-    ast.Add: ast.Sub,
-    ast.Sub: ast.Add,
-    ast.Mult: ast.Add,
-    ast.Div: ast.Mult,
-    ast.FloorDiv: ast.Mult,
-    ast.Mod: ast.Mult,
-    ast.And: ast.Or,
-    ast.Or: ast.And,
-    ast.BitAnd: ast.BitOr,
-    ast.BitOr: ast.BitAnd,
-}
+WORK = ROOT / "runs" / "mutants"
+COUNTS = {"selection": 100, "views": 30, "ops": 30}
+EQUIVALENT = Path(__file__).with_name("equivalent_mutants.json")
+OPS = Path("hvs_aug/ops")
+Key: TypeAlias = tuple[str, str, str, int]
 
 
-def mutations(node: ast.AST) -> Iterator[tuple[str, Any]]:
-    """The ways to change one node: what is said of it, and a function that changes it in place."""
-    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in SWAPS:
-        yield from _swap(node, "ops", node.ops[0])
-    elif (isinstance(node, (ast.BinOp, ast.AugAssign)) and type(node.op) in SWAPS) or isinstance(node, ast.BoolOp):
-        yield from _swap(node, "op", node.op)
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        doubled = ast.UnaryOp(ast.Not(), node.operand)
-        yield f"{ast.unparse(node)} -> not {ast.unparse(node)}", lambda changed: setattr(changed, "operand", doubled)
-    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
-        yield f"{node.value} -> {not node.value}", lambda changed: setattr(changed, "value", not changed.value)
-    elif isinstance(node, ast.Constant) and isinstance(node.value, int):
-        yield f"{node.value} -> {node.value + 1}", lambda changed: setattr(changed, "value", changed.value + 1)
-    elif isinstance(node, ast.Call):
-        for place, word in enumerate(node.keywords):
-            if word.arg is not None and word.arg not in SAME:
-                yield f"without {ast.unparse(word)}", lambda changed, place=place: changed.keywords.pop(place)
+def files_of(group: str, root: Path) -> list[Path]:
+    """The files of a group."""
+    everything = [path.relative_to(root) for path in sorted((root / "hvs_aug").rglob("*.py")) if path.name != "__init__.py"]
+    params = Path("hvs_aug/views/params.py")
+    folder = Path("hvs_aug") / group
+    found = [file for file in everything if folder in file.parents and not file.name.startswith("triton_") and file != params]
+    return [*found, params] if group == "selection" else found
 
 
-def _swap(node: ast.AST, field: str, operator: ast.AST) -> Iterator[tuple[str, Any]]:
-    other = SWAPS[type(operator)]
-    new: Any = [other()] if field == "ops" else other()
-    yield f"{type(operator).__name__} -> {other.__name__}", lambda changed: setattr(changed, field, new)
+def tests_of(group: str, root: Path) -> list[str]:
+    """The files whose tests run for a group: those of its folder, and its own with their examples."""
+    tests = sorted((root / "tests" / group).glob("test_*.py"))
+    if group == "selection":
+        tests.append(root / "tests" / "views" / "test_params.py")
+    return [str(path.relative_to(root)) for path in tests] + [str(path) for path in files_of(group, root)]
 
 
-def places(tree: ast.Module) -> list[tuple[int, int, str, Any]]:
-    """All mutations of a file: the node's number, its line, what is said, and the change."""
-    left_out: set[int] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Raise, ast.JoinedStr)) or _is_message(node) or _is_all(node):
-            left_out |= {id(inner) for inner in ast.walk(node)}
-        if isinstance(node, (ast.arg, ast.AnnAssign)) and node.annotation is not None:
-            left_out |= {id(inner) for inner in ast.walk(node.annotation)}
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.returns is not None:
-            left_out |= {id(inner) for inner in ast.walk(node.returns)}
-        if isinstance(node, ast.keyword) and node.arg in SAME:
-            left_out |= {id(inner) for inner in ast.walk(node)}
-    found = []
-    for number, node in enumerate(ast.walk(tree)):
-        if id(node) not in left_out:
-            found += [(number, getattr(node, "lineno", 0), said, change) for said, change in mutations(node)]
-    return found
+class Covering:
+    """Which tests run which lines, and in how many seconds; found out once for each file of tests.
+
+    Of a file of the package that has changed since, it is then known which tests run it, and of no line.
+    """
+
+    def __init__(self, tests: ForkedTests, root: Path, cache: Path, known: Path) -> None:
+        self._runs: dict[str, dict[str, Any]] = json.loads(known.read_text()) if known.exists() else {}
+        self._tests, self._root, self._cache, self._known = tests, root, cache, known
+
+    def of(self, files: Sequence[str]) -> list[dict[str, Any]]:
+        """For each file of tests ``seconds`` and ``lines``, as :mod:`benchmarks.forked_tests` answers."""
+        digests = {str(path.relative_to(self._root)): _digest(path) for path in sorted((self._root / "hvs_aug").rglob("*.py"))}
+        names = {file: _digest(self._root / file) + file for file in files}
+        new = [file for file, name in names.items() if name not in self._runs]
+        if new:
+            print(f"which lines the tests of {len(new)} files run, once")
+            done = self._tests.run(new, cache=self._cache, cover=True)
+            passed = "seconds" in done and not done["failed"]
+            require(passed, "mutants", "tests that pass before any change", f"{done.get('failed')} {done['output']}")
+            self._runs |= {names[file]: _part(done, file) | {"digests": digests} for file in new}
+            self._known.write_text(json.dumps(self._runs))
+        return [_as_known(self._runs[name], digests) for name in names.values()]
 
 
-def _is_message(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "fail"
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def _is_all(node: ast.AST) -> bool:
-    return isinstance(node, ast.Assign) and any(isinstance(name, ast.Name) and name.id == "__all__" for name in node.targets)
+def _part(done: dict[str, Any], tests: str) -> dict[str, Any]:
+    """What one file of tests contributes."""
+    mine = {name for name in done["seconds"] if name.partition("::")[0] == tests}
+    lines = {
+        file: {line: sorted(mine.intersection(names)) for line, names in found.items() if mine.intersection(names)}
+        for file, found in done["lines"].items()
+    }
+    seconds = {name: done["seconds"][name] for name in sorted(mine)}
+    return {"seconds": seconds, "lines": {file: found for file, found in lines.items() if found}}
 
 
-def mutated(source: str, number: int, change: Any) -> str:
-    """The source with the change made to the node of that number."""
-    tree = ast.parse(source)
-    change(list(ast.walk(tree))[number])
-    return ast.unparse(ast.fix_missing_locations(tree))
+def _as_known(run: dict[str, Any], digests: dict[str, str]) -> dict[str, Any]:
+    """A run with all lines of a file that has changed as one, number 0."""
+    lines = {
+        file: found if run["digests"].get(file) == digests.get(file) else {"0": sorted(set(chain.from_iterable(found.values())))}
+        for file, found in run["lines"].items()
+    }
+    return {"seconds": run["seconds"], "lines": lines}
 
 
-def tests_of(file: Path, root: Path) -> list[list[str]]:
-    """The tests to run: first those that mirror the file, then the folder's."""
-    folder = root / "tests" / "selection"
-    own = sorted(str(path.relative_to(root)) for path in folder.glob(f"test_{file.stem}*.py"))
-    rest = sorted(str(path.relative_to(root)) for path in folder.glob("test_*.py"))
-    return [run for run in (own, [name for name in rest if name not in own]) if run]
+def chosen_tests(place: Place, runs: Sequence[dict[str, Any]]) -> tuple[list[str], float]:
+    """The tests to run for a mutant, in order, and the seconds that they take: those of its lines, of its file, or all."""
+    first, last = place.statement
+    seconds = {name: taken for run in runs for name, taken in run["seconds"].items()}
+    of_file: set[str] = set()
+    of_lines: set[str] = set()
+    for run in runs:
+        for line, names in run["lines"].get(str(place.file), {}).items():
+            of_file.update(names)
+            of_lines.update(names if first <= int(line) <= last else ())
+    # A number at the top of a file is read by functions further down.
+    own = [name for name in seconds if Path(name.partition("::")[0]).stem.startswith(f"test_{place.file.stem}")]
+    found = of_lines or of_file | set(own) or set(seconds)
+    order = sorted(found, key=lambda name: (name not in own, seconds[name]))
+    return order, sum(seconds[name] for name in order)
 
 
-def is_killed(root: Path, file: Path) -> bool:
-    """Whether the tests in this copy fail, or do not end."""
-    # No compiled files: two mutants of one file may have the same size and be written in the same second.
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    for names in tests_of(file, root):
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *names]
+class Copy:
+    """A copy of the repository in which one file at a time is changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "tree"
+        self.cache = folder / "numba"
+        self.cache.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.root, ignore_errors=True)
+        for name in ("hvs_aug", "tests", "benchmarks"):
+            shutil.copytree(ROOT / name, self.root / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
+        for name in ("pyproject.toml", "setup.cfg"):
+            shutil.copy2(ROOT / name, self.root / name)
+        self.digest = digest_of_sources(self.root / OPS)
+
+    @contextmanager
+    def changed(self, place: Place) -> Iterator[tuple[Path, str | None]]:
+        """The file with the change in it; the folder of numba's cache, and the name under which kernels are looked for there.
+
+        numba compiles what a change touches. Where it touches no kernel, those of the original are taken.
+        """
+        path = self.root / place.file
+        source, stamp = path.read_text(), path.stat()
+        path.write_text(mutated(source, place))
         try:
-            done = subprocess.run(command, cwd=root, env=environment, capture_output=True, timeout=LIMIT, check=False)
-        except subprocess.TimeoutExpired:
-            return True
-        if done.returncode not in (0, 1, 2):
-            require(False, "mutants", "pytest to run", done.stdout.decode()[-500:])
-        if done.returncode != 0:
-            return True
-    return False
+            if place.file.parent != OPS:
+                yield self.cache, None
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    is_kernel = place.is_compiled or place.file.stem == "kernel"
+                    if not is_kernel:
+                        shutil.copytree(self.cache, folder, dirs_exist_ok=True)
+                    yield Path(folder), None if is_kernel else self.digest
+        finally:
+            path.write_text(source)
+            os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # numba looks at it
+
+
+def draw(root: Path, groups: Sequence[str], count: int | None, seed: int, stems: Sequence[str] | None) -> list[tuple[str, Place]]:
+    """The mutants: of each group as many as asked for, in a random order that later changes of the code hardly touch."""
+    drawn: list[tuple[str, Place]] = []
+    for group in groups:
+        files = [file for file in files_of(group, root) if stems is None or file.stem in stems]
+        every = [place for file in files for place in places(file, (root / file).read_text())]
+        kept = sorted(every, key=lambda place: place.rank(seed))[: COUNTS[group] if count is None else count]
+        drawn += [(group, place) for place in kept]
+    return drawn
+
+
+def equivalent() -> dict[tuple[str, str, str], str]:
+    """Why a mutant behaves as the original: by file, line of code and mutation."""
+    return {(entry["file"], entry["source"], entry["mutation"]): entry["reason"] for entry in json.loads(EQUIVALENT.read_text())}
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The share of mutants killed, of all and of each group, those that behave as the original aside."""
+    able = [row for row in rows if row["equivalent"] is None]
+    shares = {"mutants": float(len(rows)), "equivalent": float(len(rows) - len(able)), "killed_share": _share(able)}
+    for group in dict.fromkeys(row["group"] for row in able):
+        shares[group] = _share([row for row in able if row["group"] == group])
+    return shares
+
+
+def _share(rows: Sequence[dict[str, Any]]) -> float:
+    return sum(row["killed"] for row in rows) / max(1, len(rows))
+
+
+def killed_by(place: Place, runs: Sequence[dict[str, Any]], copy: Copy, tests: ForkedTests) -> str | None:
+    """The test that finds the change; ``None`` where none does."""
+    names, seconds = chosen_tests(place, runs)
+    files = list(dict.fromkeys(name.partition("::")[0] for name in names))
+    with copy.changed(place) as (cache, digest):
+        answer = tests.run(files, names, cache=cache, digest=digest, limit=60 + 10 * seconds)
+    if answer["code"] == 0:
+        tqdm.write(f"survived {len(names)} tests: {place.file}:{place.line} {place.mutation}: {place.source}")
+        return None
+    return next(iter(answer.get("failed", [])), "no end" if answer["code"] < 0 else "import")
+
+
+def drawn_rows(drawn: Sequence[tuple[str, Place]], out: Path, resume: bool) -> dict[Key, dict[str, Any]]:
+    """A row for each mutant that is done without a run: it behaves as the original, or was killed in the run that is resumed."""
+    reasons = equivalent()
+    old = {}
+    if resume and out.exists():
+        document = json.loads(out.read_text())
+        check(document)
+        old = {(row["file"], row["source"], row["mutation"], row["occurrence"]): row for row in document["rows"] if row["killed"]}
+    rows = {}
+    for group, place in drawn:
+        reason = reasons.get(place.key[:3])
+        if reason is not None:
+            rows[place.key] = row_of(group, place, None, reason)
+        elif place.key in old:
+            rows[place.key] = row_of(group, place, old[place.key]["by"])
+    return rows
+
+
+def row_of(group: str, place: Place, by: str | None, reason: str | None = None) -> dict[str, Any]:
+    file, source, mutation, occurrence = place.key
+    what = {"group": group, "file": file, "line": place.line, "source": source, "mutation": mutation, "occurrence": occurrence}
+    return what | {"killed": by is not None, "by": by, "equivalent": reason}
 
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = arguments("mutants", __doc__)
-    parser.add_argument("--count", type=int, default=100, help="how many mutants are drawn")
+    parser.add_argument("--groups", nargs="+", choices=sorted(COUNTS), default=list(COUNTS))
+    parser.add_argument("--count", type=int, help="how many mutants are drawn in each group (default: 100, 30 and 30)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--files", nargs="+", help="of these files of the folder alone, by name")
+    parser.add_argument("--files", nargs="+", help="of these files alone, by name")
+    parser.add_argument("--resume", action="store_true", help="keep the mutants of the file to write that were killed")
     options = parser.parse_args(words)
-    files = sorted(path.relative_to(ROOT) for path in (ROOT / FOLDER).rglob("*.py") if path.name != "__init__.py")
-    files = [file for file in files if options.files is None or file.stem in options.files]
-    every = [(file, *place) for file in files for place in places(ast.parse((ROOT / file).read_text()))]
-    drawn = random.Random(options.seed).sample(every, min(4 if options.quick else options.count, len(every)))
-    settings = {"seed": options.seed, "places": len(every), "files": [file.name for file in files]}
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        for name in ("hvs_aug", "tests", "benchmarks"):
-            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
-        for name in ("pyproject.toml", "setup.cfg"):
-            shutil.copy(ROOT / name, root / name)
-        for file, number, line, said, change in tqdm(drawn, unit="mutant"):
-            source = (ROOT / file).read_text()
-            (root / file).write_text(mutated(source, number, change))
-            killed = is_killed(root, file)
-            (root / file).write_text(source)
-            rows.append({"file": str(file), "line": line, "mutation": said, "killed": killed})
-            if not killed:
-                tqdm.write(f"survived: {file}:{line} {said}")
-    killed = sum(row["killed"] for row in rows)
-    write("mutants", settings, rows, {"mutants": len(rows), "killed_share": killed / len(rows)}, options.out)
-    print(table([row for row in rows if not row["killed"]], ["file", "line", "mutation"]))
-    print(f"killed {killed} of {len(rows)}")
+    out = options.out or RESULTS / "mutants.json"
+    count = 2 if options.quick and options.count is None else options.count
+    copy = Copy(WORK)
+    drawn = draw(copy.root, options.groups, count, options.seed, options.files)
+    rows = drawn_rows(drawn, out, options.resume)
+    settings = {"seed": options.seed, "groups": options.groups, "files": options.files or "all"}
+    tests = ForkedTests(copy.root)
+    covering = Covering(tests, copy.root, copy.cache, WORK / "covering.json")
+    runs = {group: covering.of(tests_of(group, copy.root)) for group in options.groups}
+    for group, place in tqdm([entry for entry in drawn if entry[1].key not in rows], unit="mutant"):
+        rows[place.key] = row_of(group, place, killed_by(place, runs[group], copy, tests))
+        with redirect_stdout(io.StringIO()):
+            write("mutants", settings, list(rows.values()), summary(list(rows.values())), out)
+    tests.close()
+    shown = [rows[place.key] for _, place in drawn]
+    write("mutants", settings, shown, summary(shown), out)
+    print(table([row for row in shown if not row["killed"]], ["file", "line", "source", "mutation", "equivalent"]))
+    print(", ".join(f"{name} {value:.3g}" for name, value in summary(shown).items()))
 
 
 if __name__ == "__main__":

@@ -1,131 +1,309 @@
-"""What the choice of views is worth: the accuracy of the features after equally many steps, for each way to choose.
+"""What the choice of views is worth: the accuracy of the features at equal epochs, equal arithmetic and equal time.
 
-    python -m benchmarks.quality [--quick] [--data TRAIN --test TEST] [--images 10000] [--epochs 10] [--seeds 2] [--resume]
+    python -m benchmarks.quality --data TRAIN --test TEST [--only simclr cheap] [--budget-minutes 60] [--list] [--quick]
 
-Method: the same small network trained with the same seeds, images and number of steps; only the choice of views differs. Accuracy
-is that of a weighted k-nearest-neighbour vote (k = 20) of the test images among the training images, also with augmented queries.
-``loss`` is the mean training loss of the last epoch: what a choice keeps high. No time is measured: the machine need not be quiet.
-A run of minutes on small images says whether a choice does harm, not what hard views gain in hundreds of epochs of ImageNet.
+Method: runs of one small network that differ in the choice of views alone (`hvs_aug.pretraining.study`), paired by their
+seeds. A run is a row, written as it ends and skipped when it is there, so that the file grows over days. The settings of each
+method were chosen for *random views*, by the mean of kNN and linear probe on a fifth of the training images (rows of the kind
+"tuning"); all arms get them as they are. Arithmetic is counted in one step of each arm; its time is measured apart, in a quiet
+interleaved run (``--times``).
+
+At equal cost an arm that costs more trains for fewer epochs. ``BUDGETS`` gives random views as many epochs as 20 epochs of
+``cheap`` cost, rounded up by arithmetic, and ``all`` as many as those cost, rounded to the nearest. kNN votes with k = 20;
+``transfer`` is kNN on tiles of the demo's photographs, which no run has seen. Intervals are Student's t over paired seeds, 95 %.
 """
 
 from __future__ import annotations
 
-import math
+import json
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
-from benchmarks.common import RESULTS, arguments, require, resumed, table, write
-from hvs_aug import CHEAP, Scoring
+from benchmarks.common import RESULTS, arguments, interleave, require, resumed, summarise, table, write
+from benchmarks.joint_crop import JointCropViews
+from hvs_aug import ImageBatch
+from hvs_aug.analysis.paired import paired_difference
 from hvs_aug.data.raw_images import RawImages
-from hvs_aug.pretraining.build import METHODS, build_method
-from hvs_aug.pretraining.evaluation import augmented_features, features, knn_accuracy
+from hvs_aug.pretraining.build import METHODS
+from hvs_aug.pretraining.evaluation import features, knn_accuracy
+from hvs_aug.pretraining.methods import Method
 from hvs_aug.pretraining.photographs import photograph_tiles
-from hvs_aug.selection import policies
+from hvs_aug.pretraining.study import ARMS as LIBRARY_ARMS
+from hvs_aug.pretraining.study import Arm, LabelledImages, Study, arithmetic, evaluate, prepared, spread_of, train
 
-SIZE, BATCH = 32, 128
-ARMS: dict[str, dict[str, Any]] = {
-    "random views": {"policy": policies.random(control=False)},
-    "full size": {},
-    "half": {"scoring": Scoring(scale=0.5)},
-    "cheap": {"scoring": CHEAP},
-    "smallest overlap": {"policy": policies.min_iou()},
+ARMS = LIBRARY_ARMS | {"jointcrop": Arm("random", candidates=0, make=JointCropViews)}
+EPOCHS, TUNING_EPOCHS = 20, 10
+STUDIES = {name: Study(name) for name in ("simclr", "simsiam", "byol", "dino")}
+"""The settings of each method: the best of its tuning."""
+
+TUNING: dict[str, list[Study]] = {
+    "simclr": [
+        *(Study("simclr", options={"temperature": temperature}) for temperature in (0.1, 0.2, 0.5)),
+        *(Study("simclr", learning_rate=rate) for rate in (1e-3, 6e-3)),
+    ],
+    "simsiam": [Study("simsiam", learning_rate=rate) for rate in (3e-4, 1e-3, 3e-3)],
+    "byol": [Study("byol", learning_rate=rate) for rate in (1e-3, 3e-3)],
+    "dino": [Study("dino", learning_rate=rate) for rate in (1e-3, 3e-3)],
 }
+BUDGETS = {"simclr": (25, 12), "simsiam": (26, 13), "byol": (28, 14), "dino": (28, 14)}
+"""Epochs of random views, and of all views, that cost what 20 epochs of ``cheap`` cost."""
 
 
-def images_of(path: Path | None, test: Path | None, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+@dataclass(frozen=True)
+class Run:
+    """One row to be: which way of choosing, for how many epochs, from which seed."""
+
+    method: str
+    arm: str
+    epochs: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.arm} {self.epochs} epochs seed {self.seed}"
+
+
+def plan() -> Iterator[Run]:
+    """All runs, the most telling ones first."""
+    for seed in range(5):
+        for method in STUDIES if seed < 3 else ("simclr",):
+            random, every = BUDGETS[method]
+            yield from (Run(method, arm, EPOCHS, seed) for arm in ("random", "cheap"))
+            yield Run(method, "random", random, seed)
+            yield Run(method, "all", every, seed)
+        if seed < 3:
+            yield from (Run("simclr", arm, EPOCHS, seed) for arm in ("half", "full", "all"))
+    for seed in range(2):
+        yield from (Run("simsiam", arm, EPOCHS, seed) for arm in ("full", "warmup", "mixture", "outliers", "random-scored"))
+        for arm in (
+            "min_iou",
+            "jointcrop",
+            "random-scored",
+            "mixture",
+            "softmax",
+            "quarter",
+            "easiest",
+            "semi_hard",
+            "warmup",
+            "colours",
+        ):
+            yield Run("simclr", arm, EPOCHS, seed)
+        yield from (Run("simclr", arm, EPOCHS, seed) for arm in ("half-3", "half-8", "half-16", "outliers"))
+        yield from (Run("simclr", arm, epochs, seed) for epochs in (5, 10, 40, 80) for arm in ("random", "cheap"))
+    yield from (Run("simclr", arm, EPOCHS, seed) for seed in (3, 4) for arm in ("half", "full", "all"))
+    yield from (Run("dino", arm, EPOCHS, seed) for seed in range(3) for arm in ("full", "sampled-64"))
+
+
+def images_of(path: Path | None, test: Path | None, count: int) -> LabelledImages:
     """Training images and labels, then those to test on: some of two archives or folders, or the demo's tiles."""
     if path is None:
         tiles = photograph_tiles()
-        return tiles.train, tiles.train_labels, tiles.test, tiles.test_labels
+        return LabelledImages(ImageBatch.of(tiles.train), tiles.train_labels, ImageBatch.of(tiles.test), tiles.test_labels)
     require(test is not None, "quality(--test)", "images to test on, labelled by the same folders", "none")
-    parts: list[Tensor] = []
+    parts: list[Any] = []
     for place, most in ((path, count), (test, max(1, count // 5))):
         dataset = RawImages(place)
         chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:most].tolist()
         samples = [dataset[index] for index in chosen]
-        parts.append(torch.stack([image for image, *_ in samples if isinstance(image, Tensor)]))
-        parts.append(torch.tensor([label for _, label, *_ in samples]))
-    return parts[0], parts[1], parts[2], parts[3]
+        parts += [ImageBatch.pack([image for image, *_ in samples]), torch.tensor([label for _, label, *_ in samples])]
+    return LabelledImages(*parts)
 
 
-def train(method_name: str, options: dict[str, Any], images: Tensor, epochs: int, seed: int) -> tuple[Any, float]:
-    """One run: the trained method, and its mean loss in the last epoch."""
-    method = build_method(method_name, SIZE, encoder="resnet8-strided" if METHODS[method_name].fewest > 1 else None, seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    views = method.views(SIZE)
-    sampler = method.sampler(views, generator=generator, **options)
-    weights = [weight for weight in method.parameters() if weight.requires_grad]
-    peak = method.learning_rate * math.sqrt(BATCH / 256)
-    optimizer = torch.optim.AdamW(weights, lr=peak, weight_decay=method.weight_decay)
-    steps = len(images) // BATCH
-    losses: list[float] = []
-    for step in tqdm(range(epochs * steps), leave=False):
-        if step % steps == 0:
-            order = torch.randperm(len(images), generator=generator)
-        progress = step / (epochs * steps)
-        for group in optimizer.param_groups:
-            group["lr"] = peak * min(1.0, 20 * progress + 0.01) * (1 + math.cos(math.pi * progress)) / 2
-        method.schedule(progress)
-        batch = images[order[step % steps * BATCH :][:BATCH]]
-        loss = method.loss(sampler(batch, method.extras(views.slots, BATCH, generator)))
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        method.clip_gradients()
-        optimizer.step()
-        method.after_step()
-        losses.append(loss.item())
-    return method, statistics.fmean(losses[-steps:])
+def row_of(run: Run, study: Study, images: LabelledImages, kind: str = "run") -> dict[str, Any]:
+    """Train and evaluate one run."""
+    started = time.perf_counter()
+    steps = run.epochs * (len(images.train) // study.batch_size)
+    method, curve = train(study, ARMS[run.arm], images.train, steps, run.seed)
+    found = scores(method, study, images)
+    return {
+        "kind": kind,
+        "method": run.method,
+        "arm": run.arm,
+        "epochs": run.epochs,
+        "seed": run.seed,
+        "settings": settings_of(study),
+        **found,
+        "loss": statistics.fmean(line["loss"] for line in curve[-4:]),
+        "feature_std": curve[-1]["feature_std"],
+        "feature_rank": curve[-1]["feature_rank"],
+        "curve": curve,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def scores(method: Method, study: Study, images: LabelledImages) -> dict[str, float]:
+    """What the features know of the images, and of the demo's tiles."""
+    recipe = METHODS[study.method].views(study.size).slots[0].recipe
+    tiles = photograph_tiles()
+    known, asked = (features(method, part, recipe) for part in (tiles.train, tiles.test))
+    transfer = knn_accuracy(known, tiles.train_labels, asked, tiles.test_labels)
+    return evaluate(method, study, images) | {"transfer": transfer}
+
+
+def settings_of(study: Study) -> dict[str, Any]:
+    """What a method was trained by, its own values in the place of ``None``."""
+    kind = METHODS[study.method]
+    rate = kind.learning_rate if study.learning_rate is None else study.learning_rate
+    return {"encoder": study.encoder, "learning_rate": rate, **study.options}
+
+
+def untrained_row(method: str, images: LabelledImages) -> dict[str, Any]:
+    """What the first weights know, without a step."""
+    study = STUDIES[method]
+    run = prepared(study, ARMS["random"], images.train, 1, seed=0)
+    known = features(run.method, images.train[:512], run.views.slots[0].recipe)
+    row = {"kind": "untrained", "method": method, "arm": "untrained", "epochs": 0, "seed": 0, "settings": settings_of(study)}
+    return row | scores(run.method, study, images) | spread_of(known)
+
+
+def cost_rows(method: str, images: LabelledImages) -> list[dict[str, Any]]:
+    """The arithmetic of a step of every arm that the plan has for a method, over that of a step on random views."""
+    arms = dict.fromkeys(["random", *(run.arm for run in plan() if run.method == method)])
+    counted = {arm: arithmetic(STUDIES[method], ARMS[arm], images.train) for arm in arms if not ARMS[arm].warmup}
+    key = {"kind": "arithmetic", "method": method}
+    return [key | {"arm": arm, "flops": flops, "ratio": flops / counted["random"]} for arm, flops in counted.items()]
+
+
+def time_rows(method: str, images: LabelledImages, repeats: int) -> list[dict[str, Any]]:
+    """The seconds of a step of the arms whose time is claimed, interleaved."""
+    study = STUDIES[method]
+    batch = images.train[: study.batch_size]
+    contestants = {}
+    for arm in ("random", "cheap", "half", "full", "all"):
+        run = prepared(study, ARMS[arm], images.train, 10 * repeats, 0)
+        contestants[arm] = lambda run=run: run.train_step(batch)
+    seconds = {arm: summarise(values) for arm, values in interleave(contestants, repeats, warmup=3).items()}
+    base = seconds["random"]["median"]
+    return [
+        {"kind": "time", "method": method, "arm": arm, **found, "ratio": found["median"] / base} for arm, found in seconds.items()
+    ]
+
+
+def summary_of(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The claims: paired differences of kNN with their intervals, for each comparison that has two seeds or more."""
+    found: dict[str, float] = {}
+
+    def compare(name: str, ours: tuple[str, str, int], theirs: tuple[str, str, int], measure: str = "knn") -> None:
+        values = [
+            {
+                row["seed"]: row[measure]
+                for row in rows
+                if row["kind"] == "run" and (row["method"], row["arm"], row["epochs"]) == key
+            }
+            for key in (ours, theirs)
+        ]
+        seeds = sorted(values[0].keys() & values[1].keys())
+        if len(seeds) < 2:
+            return
+        difference = paired_difference([values[0][seed] for seed in seeds], [values[1][seed] for seed in seeds])
+        found[name] = round(difference.mean, 3)
+        found[f"{name}_low"], found[f"{name}_high"] = round(difference.low, 3), round(difference.high, 3)
+        found[f"{name}_seeds"] = difference.pairs
+
+    for method, (random, every) in BUDGETS.items():
+        cheap = (method, "cheap", EPOCHS)
+        compare(f"{method}_gain_equal_epochs", cheap, (method, "random", EPOCHS))
+        compare(f"{method}_gain_equal_arithmetic", cheap, (method, "random", random))
+        compare(f"{method}_gain_over_all_views_equal_arithmetic", cheap, (method, "all", every))
+        for measure in ("knn_augmented", "probe", "transfer"):
+            compare(f"{method}_{measure}_gain_equal_epochs", cheap, (method, "random", EPOCHS), measure)
+            compare(f"{method}_{measure}_gain_equal_arithmetic", cheap, (method, "random", random), measure)
+        times = {row["arm"]: row["ratio"] for row in rows if row["kind"] == "time" and row["method"] == method}
+        if not times:
+            continue
+        found[f"{method}_cheap_time_ratio"] = round(times["cheap"], 3)
+        # The budgets are whole epochs by arithmetic; they answer for time where cheap took no longer and all views no less.
+        if times["cheap"] * EPOCHS <= random:
+            compare(f"{method}_gain_equal_time", cheap, (method, "random", random))
+        if times["cheap"] * EPOCHS <= times["all"] * every * 1.02:
+            compare(f"{method}_gain_over_all_views_equal_time", cheap, (method, "all", every))
+    compare("simclr_cheap_gain_vs_full", ("simclr", "cheap", EPOCHS), ("simclr", "full", EPOCHS))
+    compare("simclr_cheap_gain_vs_half", ("simclr", "cheap", EPOCHS), ("simclr", "half", EPOCHS))
+    for arm in dict.fromkeys(run.arm for run in plan()):
+        if arm not in ("random", "cheap"):
+            compare(f"simclr_{arm.replace('-', '_')}_gain_equal_epochs", ("simclr", arm, EPOCHS), ("simclr", "random", EPOCHS))
+            compare(f"simsiam_{arm.replace('-', '_')}_gain_equal_epochs", ("simsiam", arm, EPOCHS), ("simsiam", "random", EPOCHS))
+    for epochs in (5, 10, 40, 80):
+        compare(f"simclr_gain_at_{epochs}_epochs", ("simclr", "cheap", epochs), ("simclr", "random", epochs))
+    return found
 
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = arguments("quality", __doc__)
     parser.add_argument("--test", type=Path, help="images to test on, if --data is given")
-    parser.add_argument("--method", default="simclr", choices=sorted(METHODS))
     parser.add_argument("--images", type=int, default=10_000, help="how many of --data; a fifth as many of --test")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--resume", action="store_true", help="keep the runs that the file to write already holds")
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="runs whose names hold all of these words: simclr cheap 'seed 0'")
+    parser.add_argument("--budget-minutes", type=float, help="begin no run after so many minutes")
+    parser.add_argument("--list", action="store_true", help="print what is there and what is to come, and stop")
+    parser.add_argument(
+        "--tune", nargs="+", metavar="METHOD", choices=sorted(TUNING), default=[], help="try settings on random views"
+    )
+    parser.add_argument(
+        "--times", nargs="+", metavar="METHOD", choices=sorted(STUDIES), default=[], help="time the arms; quiet machine"
+    )
+    parser.add_argument("--repeats", type=int, default=15, help="rounds of --times")
+    parser.add_argument("--draw", action="store_true", help="draw the chart of the finished runs, and run nothing")
     options = parser.parse_args(words)
-    epochs, seeds = (1, 1) if options.quick else (options.epochs, options.seeds)
-    bank, bank_labels, queries, labels = images_of(options.data, options.test, options.images)
-    settings = {"method": options.method, "size": SIZE, "batch": BATCH, "epochs": epochs, "images": len(bank), "test": len(queries)}
-    settings["data"] = "packaged photographs" if options.data is None else options.data.name
     path = options.out or RESULTS / "quality.json"
-    rows = resumed(path, settings, timed=False) if options.resume else []
-    recipe = METHODS[options.method].views(SIZE).slots[0].recipe
-    for seed in range(seeds):
-        for arm, chosen in ARMS.items():
-            if any((row["arm"], row["seed"]) == (arm, seed) for row in rows):
-                continue
-            method, loss = train(options.method, chosen, bank, epochs, seed)
-            known = features(method, bank, recipe)
-            row = {
-                "arm": arm,
-                "seed": seed,
-                "loss": loss,
-                "knn": knn_accuracy(known, bank_labels, features(method, queries, recipe), labels),
-                "knn_augmented": knn_accuracy(known, bank_labels, augmented_features(method, queries, recipe), labels),
-            }
-            rows.append(row)
-            print(table([row], list(row)), flush=True)
-            write("quality", settings, rows, means(rows), path)
-    print(table([{"summary": key, "value": value} for key, value in means(rows).items()], ["summary", "value"]))
+    if options.draw:
+        from benchmarks.quality_tables import draw
 
-
-def means(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The mean accuracy of each arm over its seeds."""
-    arms = dict.fromkeys(row["arm"] for row in rows)
-    return {
-        f"{arm.replace(' ', '_')}_{key}": statistics.fmean(row[key] for row in rows if row["arm"] == arm)
-        for arm in arms
-        for key in ("knn", "knn_augmented")
+        draw(json.loads(path.read_text()), path.with_suffix(".png"))
+        return
+    images = images_of(options.data, options.test, options.images)
+    if options.quick:
+        images = replace(images, train=images.train[:512], train_labels=images.train_labels[:512])
+    settings = {"size": 32, "batch": 256, "images": len(images.train), "test": len(images.test)}
+    settings["data"] = "packaged photographs" if options.data is None else options.data.name
+    rows = resumed(path, settings, timed=False)
+    have = {
+        json.dumps([row["kind"], *(row.get(key) for key in ("method", "arm", "epochs", "seed")), row.get("settings")])
+        for row in rows
     }
+    deadline = time.monotonic() + 60 * (options.budget_minutes or 1e9)
+
+    def is_new(kind: str, run: Run, study: Study) -> bool:
+        return json.dumps([kind, run.method, run.arm, run.epochs, run.seed, settings_of(study)]) not in have
+
+    def add(*found: dict[str, Any]) -> None:
+        rows.extend(found)
+        shown = ("kind", "method", "arm", "epochs", "seed", "knn", "knn_augmented", "probe", "feature_std", "ratio", "seconds")
+        print(table(found, [name for name in shown if any(name in row for row in found)]), flush=True)
+        write("quality", settings, rows, summary_of(rows), path)
+
+    if options.times:
+        rows = [row for row in rows if not (row["kind"] == "time" and row["method"] in options.times)]
+        for method in options.times:
+            add(*time_rows(method, images, options.repeats))
+        return
+    for method in options.tune:
+        held = images.validation()
+        for study in TUNING[method]:
+            run = Run(method, "random", TUNING_EPOCHS, 0)
+            if is_new("tuning", run, study):
+                add(row_of(run, study, held, "tuning"))
+    if options.tune:
+        return
+    wanted = [run for run in plan() if all(word in str(run) for word in options.only or ())]
+    if options.quick:
+        wanted = [replace(run, epochs=1) for run in wanted[:2]]
+    if options.list:
+        print("\n".join(f"{'to come' if is_new('run', run, STUDIES[run.method]) else 'done':8} {run}" for run in wanted))
+        return
+    for run in wanted:
+        if time.monotonic() > deadline:
+            break
+        study = STUDIES[run.method]
+        if not any(row["kind"] == "untrained" and row["method"] == run.method for row in rows):
+            add(untrained_row(run.method, images), *cost_rows(run.method, images))
+        if is_new("run", run, study):
+            add(row_of(run, study, images))
+    print(table([{"summary": key, "value": value} for key, value in summary_of(rows).items()], ["summary", "value"]))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +98,9 @@ def test_an_image_that_does_not_decode(folder: Path, tmp_path: Path, capsys: pyt
     assert captured.err.startswith("warning: RawImages: ") and captured.err.count("\n") == 1  # the first one alone
     listed = (tmp_path / "skip" / "skipped.txt").read_text().splitlines()
     assert sorted(line.partition(": ")[0] for line in listed) == [str(folder / "cat" / name) for name in ("cut.jpg", "text.jpg")]
-    assert pretrain(folder, tmp_path / "many", "--on-error", "skip") == 2
+    assert pretrain(folder, tmp_path / "many", "--on-error", "skip", "--max-skipped", "0.01") == 2
     error = capsys.readouterr().err
-    assert "at most 0.01 of 12 images that cannot be read, got " in error and "--max-skipped" in error
+    assert "at most 0 of 12 images that cannot be read, got " in error and "--max-skipped" in error
     assert pretrain(folder, tmp_path / "many", "--max-skipped", "2") == 2
     assert "--max-skipped: expected a share from 0 to 1" in capsys.readouterr().err
 
@@ -131,8 +133,8 @@ def test_inspect_leaves_out_what_does_not_decode(folder: Path, tmp_path: Path, c
     assert cli.main([*arguments, "--on-error", "skip"]) == 0
     assert "text.jpg is left out" in capsys.readouterr().err
     assert "text.jpg" in (tmp_path / "sheet" / "contact_sheet.html").read_text()
-    assert cli.main([*arguments, "--on-error", "ignore"]) == 2
-    assert "RawImages(on_error)" in capsys.readouterr().err
+    assert cli.main([*arguments[:-1], str(tmp_path / "other"), "--on-error", "ignore"]) == 2
+    assert "--on-error: expected one of raise, skip" in capsys.readouterr().err
 
 
 def test_inspect_draws_a_contact_sheet(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,17 +178,36 @@ def test_benchmark_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> Non
     "arguments, words",
     [
         (["pretrain", "--data", "missing"], ["missing"]),
-        (["pretrain", "--data", "empty"], ["RawImages(path)", "at least one image"]),
-        (["pretrain", "--data", "text"], ["RawImages(path)", "at least one image"]),
+        (["pretrain", "--data", "empty"], ["--data: expected at least one image"]),
+        (["pretrain", "--data", "text"], ["--data: expected at least one image"]),
         (["pretrain", "--data", "data", "--method", "simclrr"], ["did you mean 'simclr'?"]),
         (["pretrain", "--data", "data", "--policy", "hardst"], ["did you mean 'hardest'?"]),
         (["pretrain", "--data", "data", "--encoder", "resnet19"], ["did you mean 'resnet18'?"]),
         (["pretrain", "--data", "data", "--epochs", "0"], ["--epochs: expected a number of at least 1, got int 0"]),
-        (["pretrain", "--data", "data", "--candidates", "1"], ["ViewSlot(candidates)"]),
+        (["pretrain", "--data", "data", "--candidates", "1"], ["--candidates: expected at least the 2 views"]),
         (["pretrain", "--data", "data", "--score-scale", "2"], ["--score-scale", "(0, 1]"]),
-        (["pretrain", "--data", "data", "--batch-size", "1"], ["NTXentLoss", "at least 2 images"]),
+        (["pretrain", "--data", "data", "--batch-size", "1"], ["--batch-size: expected at least 2 for simclr, got int 1"]),
+        (["pretrain", "--data", "data", "--model", "timm:resnet19"], ["--model: expected a model of timm"]),
+        (["pretrain", "--data", "data", "--model", "vit-tiny", "--size", "65"], ["--size: expected a multiple", "patch of 16"]),
+        (["pretrain", "--data", "data", "--method", "dino", "--size", "30"], ["--size: expected a multiple", "patch of 4"]),
+        (["pretrain", "--data", "data", "--method", "ibot", "--model", "resnet8"], ["--model: expected a vision transformer"]),
+        (["pretrain", "--data", "data", "--learning-rate", "nan"], ["--learning-rate: expected a finite number above 0"]),
+        (["pretrain", "--data", "data", "--seed", "-1"], ["--seed: expected an integer from 0"]),
+        (["pretrain", "--data", "data", "--out", "text/a.txt"], ["--out: expected a folder, got text/a.txt, which is a file"]),
+        (["pretrain", "--data", "data", "--out", "text/a.txt/run"], ["--out: expected a folder", "a.txt is a file"]),
+        (["pretrain", "--data", "data/cat/0.jpg"], ["--data: expected at least 2 images for simclr, got 1"]),
+        (["inspect", "--data", "data", "--preset", "byol", "--candidates", "3"], ["--candidates: expected an even number"]),
+        (["inspect", "--data", "data", "--seed", str(10**30)], ["--seed: expected an integer"]),
+        (["inspect", "--data", "data", "--out", "text/a.txt"], ["--out: expected a folder"]),
+        (["demo", "--candidates", "1"], ["--candidates: expected at least the 2 views"]),
+        (["demo", "--out", "text/a.txt"], ["--out: expected a folder"]),
+        (["benchmark", "--data", "data", "--batch-size", "1"], ["--batch-size: expected at least 2 for simclr"]),
+        (["benchmark", "--data", "data", "--model", "resnet1"], ["--model: expected one of", "did you mean 'resnet18'?"]),
+        (["benchmark", "--data", "data", "--out", "text/a.txt"], ["--out: expected a folder"]),
+        (["explain", "os:path", "--register", "missing.py"], ["--register: expected a Python file"]),
+        (["explain", "words"], ["module:object: expected module:object, got 'words'"]),
         (["pretrain", "--data", "data", "--device", "tpux"], ["--device"]),
-        (["pretrain", "--data", "data", "--on-error", "ignore"], ["RawImages(on_error)"]),
+        (["pretrain", "--data", "data", "--on-error", "ignore"], ["--on-error: expected one of raise, skip"]),
         (["pretrain", "--data", "data", "--resume"], ["no file at", "checkpoint.safetensors"]),
         (["inspect", "--data", "data", "--preset", "simclrs"], ["did you mean 'simclr'?"]),
         (["inspect", "--data", "missing"], ["missing"]),
@@ -210,10 +231,29 @@ def test_mistakes_end_with_exit_code_2_and_a_sentence_and_write_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "empty", "text"]
 
 
-def test_a_folder_that_cannot_be_written(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").write_text("in the way")
-    assert pretrain(folder, tmp_path / "file" / "run") == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("hvs-aug pretrain: ")
+def test_no_command_writes_over_what_is_there(folder: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    (tmp_path / "old").mkdir()
+    for command, file in (("demo", "report.html"), ("inspect", "contact_sheet.png"), ("benchmark", "overhead.json")):
+        (tmp_path / "old" / file).write_text("kept")
+        data = [] if command == "demo" else ["--data", str(folder)]
+        assert cli.main([command, *data, "--out", str(tmp_path / "old")]) == 2
+        assert f"--out: expected a folder without {file}, got {tmp_path / 'old'}" in capsys.readouterr().err
+        assert (tmp_path / "old" / file).read_text() == "kept"
+    monkeypatch.chdir(tmp_path)
+    for name in ("inspect", "inspect-2", "inspect-3"):
+        assert cli.main(["inspect", "--data", str(folder), "--size", "16", "--count", "1"]) == 0
+        assert f"runs/{name}/contact_sheet.png" in capsys.readouterr().out
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly(folder: Path, tmp_path: Path) -> None:
+    small = ("--size", "16", "--epochs", "3", "--batch-size", "4", "--device", "cpu", "--workers", "0")
+    call = [sys.executable, "-m", "hvs_aug.cli", "pretrain", "--data", str(folder), "--out", str(tmp_path / "run"), *small]
+    run = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout is not None and run.stderr is not None
+    assert "10 images" in run.stdout.readline()
+    run.stdout.close()
+    assert (run.stderr.read(), run.wait()) == ("", 141)
+    run.stderr.close()
 
 
 def test_the_random_state_of_the_caller_is_not_touched(folder: Path, tmp_path: Path) -> None:

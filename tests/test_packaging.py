@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ast
 import configparser
+import email
 import importlib.util
 import os
+import re
+import runpy
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -27,7 +32,43 @@ def setup() -> configparser.ConfigParser:
 
 
 def test_one_version(setup: configparser.ConfigParser) -> None:
-    assert hvs_aug.__version__ == setup["metadata"]["version"]
+    assert setup["metadata"]["version"] == "attr: hvs_aug.__version__"
+    assert f"\nversion: {hvs_aug.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel, built of a copy of what it is made of, with the setuptools that is installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(PACKAGE, folder / "hvs_aug", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    code = "from setuptools import build_meta; print(build_meta.build_wheel('dist'))"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=folder, capture_output=True, check=True)
+    return zipfile.ZipFile(next((folder / "dist").glob("*.whl")))
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    files = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert files == {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*") if path.suffix == ".py" or path.name == "py.typed"}
+
+
+def test_wheel_describes_itself(wheel: zipfile.ZipFile, setup: configparser.ConfigParser) -> None:
+    info = f"hvs_aug-{hvs_aug.__version__}.dist-info"
+    described = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
+    assert (described["Name"], described["Version"]) == ("hvs-aug", hvs_aug.__version__)
+    assert described["Author"] and described["Requires-Python"] == setup["options"]["python_requires"]
+    assert {"Documentation", "Changelog", "Issues"} <= {line.partition(",")[0] for line in described.get_all("Project-URL", [])}
+    assert described.get_payload().strip() == (ROOT / "README.md").read_text().strip()
+    assert wheel.read(f"{info}/entry_points.txt").decode().split() == ["[console_scripts]", "hvs-aug", "=", "hvs_aug.cli:main"]
+    assert f"{info}/licenses/LICENSE" in wheel.namelist()
+
+
+def test_module_runs_as_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["hvs_aug", "--version"])
+    with pytest.raises(SystemExit, match="^0$"):
+        runpy.run_module("hvs_aug", run_name="__main__")
+    assert capsys.readouterr().out == f"hvs-aug {hvs_aug.__version__}\n"
 
 
 def test_command_exists(setup: configparser.ConfigParser) -> None:
@@ -95,3 +136,17 @@ from . import timm
 def test_ci_runs_what_a_person_runs() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK) and "make test" in script.read_text()
+
+
+def test_workflows_test_every_python_that_is_promised(setup: configparser.ConfigParser) -> None:
+    tested = re.findall(r'"(3\.\d+)"', re.search(r"python: \[(.*)\]", (ROOT / ".github/workflows/test.yml").read_text())[1])
+    promised = re.findall(r"Python :: (3\.\d+)", setup["metadata"]["classifiers"])
+    assert tested == promised and setup["options"]["python_requires"] == f">={tested[0]}"
+
+
+def test_workflows_call_targets_that_exist() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    called = [
+        name for path in (ROOT / ".github/workflows").glob("*.yml") for name in re.findall(r"run: make ([a-z-]+)", path.read_text())
+    ]
+    assert {"test", "docs"} <= set(called) and set(called) - {"test-oldest"} <= set(targets)

@@ -145,7 +145,7 @@ def _seeded(seed: int, parts: Sequence[Any], transform: Callable[..., Any], *giv
 
 
 def replay(transform: Callable[[Any], Any], image: Any, seed: int) -> Any:
-    """What a transform made of an image under a seed that was recorded (``loader.last.extras["seed"]``).
+    """Run a transform on an image again under a recorded seed (``loader.last.extras["seed"]``), and return its views.
 
     The global random state, and that of transforms with generators of their own (albumentations), is afterwards as before.
     """

@@ -5,8 +5,7 @@ and grayscale read and write the views once. The blur is two passes, which leave
 each view of 224 x 224 from photographs of 500 x 375; the least, every source pixel read once and every view written once, is
 0.74 MB (``python -m benchmarks.gpu_plan``). An operation without a kernel runs by its definition between the passes.
 
-The host is not made to wait: it looks at no value on the device, and what it sends there crosses in one copy from page-locked
-memory.
+The host never waits for the device: it reads no value from it, and sends everything in one copy from page-locked memory.
 """
 
 from __future__ import annotations
@@ -29,20 +28,17 @@ from .blur import GaussianBlur
 from .crop import unit_of
 from .operation import Draws, Operation
 from .plan import RenderPlan
-from .triton_kernel import triton
+from .triton_kernel import WHY_MISSING, triton
 
 if triton is not None:
     from .triton_blur import blur_pass, blur_rows
     from .triton_crop import COLUMNS, LINES, ROWS, crop_pass
     from .triton_pixels import BLOCK, pixel_pass
 
-__all__ = ["CAPABILITY", "MOST_CHANNELS", "TRITON", "is_available", "is_installed", "render", "why_not"]
+__all__ = ["CAPABILITY", "MOST_CHANNELS", "is_available", "is_installed", "render", "why_not"]
 
 CAPABILITY = (8, 0)
 """The oldest compute capability for which the kernels are built in the tests: Ampere's."""
-
-TRITON = (3, 6)
-"""The oldest version of Triton with which the kernels were compiled."""
 
 MOST_CHANNELS = 16
 """Passes keep all channels of a pixel in registers; images of more are rendered by the definition."""
@@ -53,7 +49,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def is_installed() -> bool:
     """Whether Triton can be imported, and is new enough."""
-    return triton is not None and tuple(int(part) for part in triton.__version__.split(".")[:2]) >= TRITON
+    return triton is not None
 
 
 def is_available(device: torch.device | str = "cuda") -> bool:
@@ -64,22 +60,16 @@ def is_available(device: torch.device | str = "cuda") -> bool:
 def why_not(device: torch.device, channels: int) -> str:
     """Why views of such images cannot be rendered here; empty where they can."""
     if triton is None:
-        return "Triton is not installed"
-    if not is_installed():
-        return f"Triton {triton.__version__} is older than {_least(TRITON)}"
+        return WHY_MISSING
     if device.type == "cpu":
         return "" if os.environ.get("TRITON_INTERPRET") == "1" else "the images are on the CPU"
     if device.type != "cuda" or torch.version.cuda is None:
         return "the kernels are for NVIDIA GPUs"
     if torch.cuda.get_device_capability(device) < CAPABILITY:
-        return f"its compute capability is below {_least(CAPABILITY)}"
+        return f"its compute capability is below {'.'.join(map(str, CAPABILITY))}"
     if channels > MOST_CHANNELS:
         return f"the images have more than {MOST_CHANNELS} channels"
     return _driver_failure()
-
-
-def _least(version: tuple[int, int]) -> str:
-    return f"{version[0]}.{version[1]}"
 
 
 @lru_cache(maxsize=1)
@@ -331,8 +321,7 @@ def _crop_arguments(whole: _Batch, plan: RenderPlan) -> dict[str, Any]:
 
 def _define(step: tuple[str, Operation], work: Tensor, whole: _Batch, part: slice, plan: RenderPlan) -> None:
     """Run an operation by its definition, in place, one candidate of the part's images after the other."""
-    name, operation = step
     for candidate, views in enumerate(work):
-        drawn = {key: value[candidate, part] for key, value in whole.drawn[name].items()}
+        drawn = {key: value[candidate, part] for key, value in whole.drawn[step[0]].items()}
         for rows in batched.chunks(len(views), views):
-            views[rows] = operation.apply(views[rows], {key: value[rows] for key, value in drawn.items()}, plan.scale)
+            views[rows] = plan.apply(step, views[rows], {key: value[rows] for key, value in drawn.items()})

@@ -6,13 +6,35 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
+TRITON = (3, 6)
+"""The oldest version of Triton with which the kernels were built. PyTorch 2.4 brings 3.0, whose ``jit`` lacks options of ours."""
+
+WHY_MISSING = ""
+"""Why there is no Triton that the kernels can be compiled with. The torch definitions render then; CandidateViews says so once."""
+
 try:
     import triton
     import triton.language as tl
-except ImportError:  # The torch definitions render instead; CandidateViews says so once.
+except ImportError:
     triton = tl = None
+    WHY_MISSING = "Triton is not installed"
+else:
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < TRITON:
+        WHY_MISSING = f"Triton {triton.__version__} is older than {'.'.join(map(str, TRITON))}"
+        triton = tl = None
 
-__all__ = ["GPUKernel", "constant", "device_function", "gpu_kernel", "launched", "tl", "triton", "unit_value"]
+__all__ = [
+    "TRITON",
+    "WHY_MISSING",
+    "GPUKernel",
+    "constant",
+    "device_function",
+    "gpu_kernel",
+    "launched",
+    "tl",
+    "triton",
+    "unit_value",
+]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

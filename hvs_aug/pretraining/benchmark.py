@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._check import fail, require
-from ..analysis.overhead import Workload, advice, measure, pareto, settings
+from .._check import HVSError, fail, require
+from ..analysis.overhead import Workload, advice, measure, settings
+from ..analysis.plots import hardness_and_cost
 from .build import build_method
+from .progress import shown
 from .self_distillation import IBOT
 
 __all__ = ["benchmark"]
@@ -44,6 +46,8 @@ def benchmark(
     """
     train, held_out = _images(data, batch_size)
     trial = build_method(method, size, encoder=model)
+    fewest = trial.fewest_images
+    require(batch_size >= fewest, "--batch-size", f"at least {fewest} for {method}", batch_size)
     drawn = candidates if candidates is not None else 2 if trial.fewest == 1 else 4
     hint = "more candidates than are kept leave something to choose."
     require(drawn > trial.fewest, "--candidates", f"more than {trial.fewest} for {method}", f"{drawn}", hint)
@@ -65,7 +69,7 @@ def benchmark(
         warmup=1 if quick else 2,
         points=(0, 2) if quick else (0, 50, 150),
         judged=1 if quick else 4,
-        progress=_shown,
+        progress=shown,
     )
     said = advice(rows)
     print(_table(rows), said, sep="\n")
@@ -75,9 +79,12 @@ def benchmark(
         json.dumps({"workload": name, "rows": rows, "advice": said}, indent=1, allow_nan=False) + "\n"
     )
     try:
-        print(f"written to {out / 'overhead.json'} and {pareto([{'workload': name, **row} for row in rows], out / 'overhead.png')}")
-    except ImportError:
-        print(f"written to {out / 'overhead.json'}; the figure needs matplotlib: pip install 'hvs_aug[demo]'")
+        figure = hardness_and_cost([{"workload": name, **row} for row in rows])
+    except HVSError as error:  # matplotlib is not installed
+        print(f"wrote {out / 'overhead.json'}; {error}")
+        return rows
+    figure.savefig(out / "overhead.png")
+    print(f"wrote {out / 'overhead.json'} and {out / 'overhead.png'}")
     return rows
 
 
@@ -108,10 +115,3 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         lines.append([row["setting"], *(f"{row[name]:.2f}" if name in row else "" for name in _SHOWN[1:5]), *parts])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-
-
-def _shown(items: Sequence[Any], what: str) -> Iterable[Any]:
-    from tqdm import tqdm
-
-    bar: Iterable[Any] = tqdm(items, desc=what)
-    return bar

@@ -33,6 +33,7 @@ SIZE, BATCH, ENCODER = 32, 128, "resnet8-strided"
 # Passes over the tiles that take about as long on two cores with either method.
 EPOCHS = {"simclr": 40, "simsiam": 40, "byol": 30, "dino": 6, "ibot": 4}
 SHOWN = ("astronaut", "chelsea", "coffee", "motorcycle_left", "china", "flower", "rocket", "ihc")  # on the contact sheet
+REPORT = "report.html"
 AUGMENTED = "kNN, augmented queries"
 
 
@@ -195,7 +196,7 @@ def _write_report(
     report.heading("Over the training")
     report.figure(curves(plots), "Each step of both runs; overlap is the mean over the pairs of an image's views.")
     report.heading("Where the time goes").table(shares)
-    with whole_file(out / "report.html") as partial:
+    with whole_file(out / REPORT) as partial:
         report.write(partial)
 
 

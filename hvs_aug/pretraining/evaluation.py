@@ -67,8 +67,12 @@ def knn_accuracy(
     return 100 * right / len(queries)
 
 
-def linear_probe_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
-    """The accuracy, in percent, of a logistic regression on standardised frozen features (scikit-learn, L2 with C = 0.1).
+def linear_probe_accuracy(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, strengths: Sequence[float] = (0.1,)
+) -> float:
+    """The accuracy, in percent, of a logistic regression on standardised frozen features (scikit-learn, L2).
+
+    ``strengths`` are values of C. Of several that one is taken which is best for every fifth training row, fitted to the others.
 
     Shape: train (N, D), test (M, D).
     """
@@ -78,9 +82,17 @@ def linear_probe_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, tes
         from sklearn.preprocessing import StandardScaler
     except ImportError:
         fail("linear_probe_accuracy()", "scikit-learn", "no such package", "pip install 'hvs_aug[demo]'")
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    probe.fit(train.numpy(), train_labels.numpy())
-    return 100 * float(probe.score(test.numpy(), test_labels.numpy()))
+
+    def accuracy(strength: float, rows: Tensor, labels: Tensor, shown: Tensor, truth: Tensor) -> float:
+        probe = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
+        return 100 * float(probe.fit(rows.numpy(), labels.numpy()).score(shown.numpy(), truth.numpy()))
+
+    best = strengths[0]
+    if len(strengths) > 1:
+        held = torch.arange(len(train)) % 5 == 0
+        split = (train[~held], train_labels[~held], train[held], train_labels[held])
+        best = max(strengths, key=lambda strength: accuracy(strength, *split))
+    return accuracy(best, train, train_labels, test, test_labels)
 
 
 def _encoded(

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from .._check import HVSError, fail, require, require_name
 from ..analysis.metrics import SelectionMeter
@@ -29,13 +24,18 @@ from ..selection.scoring import Scoring
 from ..selection.watch import timings
 from .build import METHODS, build_method
 from .checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint, whole_file
+from .encoder_file import save_encoder
 from .methods import Method
 from .networks import patch_of
+from .progress import Progress
+from .signals import Interrupted, blocked_signals, deferred_signals, keep_working
 from .skipped import SkippedImages, naming_killers
 
 __all__ = [
     "CHECKPOINT",
+    "ENCODER",
     "METRICS",
+    "SKIPPED",
     "Interrupted",
     "Pretraining",
     "Settings",
@@ -84,8 +84,11 @@ class Settings:
         require_name(self.method, METHODS, "Settings(method)")
         for name in ("size", "epochs", "batch_size"):
             require(getattr(self, name) >= 1, f"Settings({name})", "an integer of at least 1", getattr(self, name))
+        fewest = METHODS[self.method].fewest_images
+        require(self.batch_size >= fewest, "Settings(batch_size)", f"at least {fewest} for {self.method}", self.batch_size)
         rate = self.learning_rate
-        require(rate is None or rate > 0, "Settings(learning_rate)", "a number above 0", rate)
+        require(rate is None or 0 < rate < math.inf, "Settings(learning_rate)", "a finite number above 0", rate)
+        require(0 <= self.seed < 2**32, "Settings(seed)", "an integer from 0 to 2**32 - 1", self.seed)
         as_policy(self.policy, "--policy")
         self.as_scoring()
 
@@ -100,14 +103,6 @@ class Settings:
             raise HVSError(said) from None
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, after the step was finished and the checkpoint written; ``checkpoint`` is its path, ``None`` without an ``out``."""
-
-    def __init__(self, step: int, checkpoint: Path | None) -> None:
-        super().__init__(f"stopped after step {step}")
-        self.step, self.checkpoint = step, checkpoint
-
-
 class Pretraining:
     """One run: the method, its sampler and its optimiser, and how far it has come.
 
@@ -119,18 +114,29 @@ class Pretraining:
         dataset: yields an image, or a tuple that starts with one, in any form that :func:`hvs_aug.collate_images` takes.
         device: where it is computed.
         workers: processes that decode; with 0 the main process does.
+        method: a method that is built already, in the place of that of the settings.
     """
 
-    def __init__(self, settings: Settings, dataset: Images, device: str | torch.device = "cpu", workers: int = 0) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        dataset: Images,
+        device: str | torch.device = "cpu",
+        workers: int = 0,
+        method: Method | None = None,
+    ) -> None:
         self.settings, self.dataset = settings, dataset
         self.device, self.workers = torch.device(device), workers
         self.images = len(dataset)
+        fewest = METHODS[settings.method].fewest_images
+        require(self.images >= fewest, "Pretraining(dataset)", f"at least {fewest} images for {settings.method}", f"{self.images}")
         self.batch_size = min(settings.batch_size, self.images)
         self.steps_per_epoch = self.images // self.batch_size
         self.total = settings.epochs * self.steps_per_epoch
         self.step = 0
-        self.method = build_method(settings.method, settings.size, settings.encoder, settings.seed)
-        self.method.to(self.device)
+        if method is None:
+            method = build_method(settings.method, settings.size, settings.encoder, settings.seed)
+        self.method = method.to(self.device)
         self.views = self.method.views(settings.size, settings.candidates)
         self.sampler = self.method.sampler(
             self.views,
@@ -152,16 +158,18 @@ class Pretraining:
         log_every: int = 10,
         progress: bool = True,
         stop_at: int | None = None,
-        max_skipped: float = 0.01,
+        max_skipped: float | None = None,
     ) -> list[dict[str, Any]]:
         """Train to the end, or to step ``stop_at``, and return the metrics of every ``log_every``-th step.
 
         With ``out``, metrics go to ``metrics.jsonl`` there, the run to ``checkpoint.safetensors`` after every epoch and on
-        Ctrl-C, and in the end the encoder alone to ``encoder.safetensors``; the images that the dataset skipped, with the reason
-        of each, to ``skipped.txt``. Nothing else is written before the first step is done.
+        Ctrl-C, SIGTERM and SIGUSR1, which goes on, and in the end the encoder alone to ``encoder.safetensors``; the images that the
+        dataset skipped, with the reason of each, to ``skipped.txt``. Nothing else is written before the first step is done.
+        ``progress`` shows a bar or lines (:class:`Progress`).
 
-        Raises: Interrupted after Ctrl-C; HVSError if the loss is no longer finite, if more than the share ``max_skipped`` of the
-            images were skipped, or if a file ended the process that read it.
+        Raises: Interrupted after Ctrl-C or SIGTERM; HVSError if the loss is no longer finite, if more than the share
+            ``max_skipped`` of the images were skipped (by default 1 %, and more than 10), or if a file ended the process that
+            read it.
         """
         stop = self.total if stop_at is None else min(stop_at, self.total)
         if out is not None:
@@ -169,28 +177,37 @@ class Pretraining:
         skipped = SkippedImages(self.images, max_skipped, None if out is None else out / SKIPPED, is_resumed=self.step > 0)
         logged: list[dict[str, Any]] = []
         title = f"{self.settings.method}, {self.settings.policy} views"
-        with (
-            _deferred_interrupt() as interrupted,
-            tqdm(total=self.total, initial=self.step, desc=title, unit="step", disable=None if progress else True) as bar,
-        ):
+        shown = Progress(
+            title,
+            steps_per_epoch=self.steps_per_epoch,
+            epochs=self.settings.epochs,
+            images=self.batch_size,
+            done=self.step,
+            is_shown=progress,
+        )
+        with deferred_signals() as asked, shown:
             while self.step < stop:
                 for images, waited in _timed(naming_killers(self._rest_of_epoch(stop), self.dataset)):
                     skipped.add(images.skipped)
-                    measured = (self.step + 1) % log_every == 0 or self.step + 1 == self.total
-                    metrics = self.train_step(images, measured)
-                    if metrics is not None:
+                    is_logged = (self.step + 1) % log_every == 0 or self.step + 1 == self.total
+                    ends_epoch = (self.step + 1) % self.steps_per_epoch == 0
+                    metrics = self.train_step(images, measured=is_logged or ends_epoch)
+                    if metrics is not None and is_logged:
                         metrics["seconds"]["loading"] = waited
                         logged.append(metrics)
-                        bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
                         if out is not None:
                             _append(out / METRICS, metrics)
-                    bar.update()
-                    if interrupted():
+                    shown.advance(metrics)
+                    if asked.stop is not None:
                         break
+                    if asked.checkpoint and out is not None:
+                        asked.checkpoint = False
+                        self.save(out / CHECKPOINT)
                 if out is not None:
                     self.save(out / CHECKPOINT)
-                if interrupted():
-                    raise Interrupted(self.step, None if out is None else out / CHECKPOINT)
+                if asked.stop is not None:
+                    raise Interrupted(self.step, None if out is None else out / CHECKPOINT, asked.stop)
+                shown.end_epoch()
         if out is not None and self.step == self.total:
             self.save_encoder(out / ENCODER)
         return logged
@@ -221,7 +238,7 @@ class Pretraining:
         done = time.perf_counter()
         if not math.isfinite(value):
             hint = "resume from the last checkpoint with a lower --learning-rate, or look at the images that it saw."
-            fail("Pretraining.run()", "a finite loss", f"{value} in step {self.step}", hint)
+            fail("Pretraining.run(loss)", "a finite loss", f"{value} in step {self.step}", hint)
         assert hard.drawn is not None
         meter = SelectionMeter(self.views.slots)
         meter.update(hard.indices, hard.drawn, loss=hard.loss if torch.isfinite(hard.loss).any() else None)
@@ -275,11 +292,10 @@ class Pretraining:
         return run
 
     def save_encoder(self, path: Path) -> None:
-        """Write the encoder alone, as its ``state_dict()``."""
+        """Write the encoder alone, for :func:`hvs_aug.pretraining.load_encoder`."""
         student = getattr(self.method, "teacher", self.method)
-        weights = {name: value.detach().cpu().contiguous() for name, value in student.encoder.state_dict().items()}
-        with whole_file(path) as partial:
-            partial.write_bytes(save(weights, metadata={"settings": json.dumps(asdict(self.settings))}))
+        name = self.settings.encoder or self.method.default_encoders[self.settings.size >= 64]
+        save_encoder(path, student.encoder, name, self.settings.size, self.views.slots[0].recipe)
 
     def _rest_of_epoch(self, stop: int) -> Iterator[ImageBatch]:
         epoch, done = divmod(self.step, self.steps_per_epoch)
@@ -292,18 +308,20 @@ class Pretraining:
             collate_fn=_collate,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_ignore_interrupt,
+            worker_init_fn=keep_working,
             generator=torch.Generator(),  # the default one is the global random state
         )
-        return iter(loader)
+        with blocked_signals():
+            return iter(loader)
 
 
-def fitting_size(images: Images, method: str) -> int:
+def fitting_size(images: Images, method: str, encoder: str | None = None) -> int:
     """Pixels of a view that suit some images: their median shorter side, at most 224, in whole patches for a transformer."""
     require_name(method, METHODS, "--method")
     shown = _collate([images[index] for index in torch.linspace(0, len(images) - 1, min(16, len(images))).long().tolist()])
     side = min(224, int(shown.sizes.amin(1).median()))
-    return side if METHODS[method].fewest > 1 else max(1, side // patch_of(side)) * patch_of(side)
+    of_patches = (encoder or METHODS[method].default_encoders[0]).removeprefix("timm:").startswith(("vit", "deit"))
+    return max(1, side // patch_of(side)) * patch_of(side) if of_patches or METHODS[method].fewest == 1 else side
 
 
 def summarise(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -311,7 +329,9 @@ def summarise(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     if not metrics:
         return []
     first, last = metrics[0], metrics[-1]
-    lines = [f"loss {first['loss']:.3f} in step {first['step']}, {last['loss']:.3f} in step {last['step']}"]
+    lines = [f"loss {first['loss']:.3f} in step {first['step']:,}"]
+    if last is not first:
+        lines[0] += f", {last['loss']:.3f} in step {last['step']:,}"
     if "iou" in last:
         chosen, random = (sum(line[name] for line in metrics) / len(metrics) for name in ("iou", "iou_random"))
         lines.append(f"overlap (IoU) of the chosen views {chosen:.3f}, of random ones {random:.3f}")
@@ -396,29 +416,3 @@ def _cut_metrics(path: Path, step: int) -> None:
             break
     with whole_file(path) as partial:
         partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-
-def _ignore_interrupt(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the main one finishes its step, for which it needs the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a flag, so that no step is cut in half; a second one stops at once."""
-    asked = threading.Event()
-
-    def ask(number: int, frame: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-        os.write(2, b"\nstopping after this step; Ctrl-C again to stop at once\n")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -7,6 +7,7 @@ that scores (``score``), the loss that says what is hard (``pair_loss``) and, wh
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ class Method(nn.Module, ABC):
     Attributes:
         preset: the name of its augmentation.
         fewest: the number of candidates at which nothing is left to choose: plain training.
+        fewest_images: the smallest batch that it can train on: other images are its negatives, or its BatchNorm needs them.
         pair_loss: the loss by which candidates are chosen.
         default_encoders: the encoder for views below 64 pixels, and from there on.
         learning_rate, weight_decay: of AdamW; the rate after the warm-up for a batch of 256, scaled by the square root of its
@@ -41,6 +43,7 @@ class Method(nn.Module, ABC):
     preset: ClassVar[str]
     default_encoders: ClassVar[tuple[str, str]] = ("resnet8", "resnet18")
     fewest: ClassVar[int] = 2
+    fewest_images: ClassVar[int] = 2
     learning_rate: ClassVar[float] = 3e-3
     weight_decay: ClassVar[float] = 1e-4
     clip: ClassVar[float | None] = None
@@ -116,8 +119,9 @@ class SimCLR(Method):
         return projected
 
     def loss(self, hard: HardViews) -> Tensor:
-        first, second = self.score(torch.cat(hard.views)).chunk(2)
-        return nt_xent(first, second, self.temperature)
+        projections = self.score(torch.cat(hard.views)).chunk(len(hard.views))
+        pairs = [nt_xent(first, second, self.temperature) for first, second in itertools.combinations(projections, 2)]
+        return torch.stack(pairs).mean()
 
 
 class SimSiam(Method):
@@ -128,6 +132,7 @@ class SimSiam(Method):
     """
 
     preset = "simsiam"
+    learning_rate = 1e-3  # the best of three for random views: benchmarks/results/quality.json, rows of the kind "tuning"
 
     def __init__(self, encoder: Any, projection: int = 512) -> None:
         super().__init__()
@@ -141,8 +146,8 @@ class SimSiam(Method):
         return self.predictor(projected), projected
 
     def loss(self, hard: HardViews) -> Tensor:
-        (first, first_target), (second, second_target) = (self.score(view) for view in hard.views)
-        return (negative_cosine(first, second_target) + negative_cosine(second, first_target)) / 2
+        predictions, targets = zip(*(self.score(view) for view in hard.views), strict=True)
+        return predict_the_others(predictions, targets)
 
 
 class BYOL(Method):
@@ -153,6 +158,7 @@ class BYOL(Method):
     """
 
     preset = "byol"
+    learning_rate = 1e-3  # the better of two for random views, as for SimSiam
 
     def __init__(self, encoder: Any, projection: int = 256, hidden: int = 1024, momentum: float = 0.99) -> None:
         super().__init__()
@@ -175,10 +181,10 @@ class BYOL(Method):
         return self.target
 
     def loss(self, hard: HardViews) -> Tensor:
-        first, second = (self.score(view) for view in hard.views)
+        predictions = [self.score(view) for view in hard.views]
         with torch.no_grad():
-            first_target, second_target = (self.target(view) for view in hard.views)
-        return 4 + 2 * (negative_cosine(first, second_target) + negative_cosine(second, first_target))
+            targets = [self.target(view) for view in hard.views]
+        return 4 + 4 * predict_the_others(predictions, targets)
 
     def after_step(self) -> None:
         average(self.target, nn.ModuleList([self.encoder, self.projector]), self.momentum)
@@ -199,6 +205,23 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     similarity = similarity.masked_fill(torch.eye(len(rows), dtype=torch.bool, device=rows.device), -torch.inf)
     partners = torch.arange(len(rows), device=rows.device).roll(len(first))
     return F.cross_entropy(similarity, partners)
+
+
+def predict_the_others(predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """The mean over the views of :func:`negative_cosine` between a view's prediction and the mean target of the other views.
+
+    Shape: (B, width) for each view, at least two -> scalar.
+    Source: for two views SimSiam, arXiv 2011.10566, equation 2; for more FastSiam (Pototzky et al., GCPR 2022), whose
+    target is the mean of the other views' projections.
+
+    Example:
+        >>> views = [torch.eye(2), torch.eye(2), -torch.eye(2)]
+        >>> predict_the_others(views[:2], views[:2])
+        tensor(-1.)
+    """
+    total = torch.stack(list(targets)).sum(0)
+    terms = [negative_cosine(own, total - target) for own, target in zip(predictions, targets, strict=True)]
+    return torch.stack(terms).mean()
 
 
 def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:

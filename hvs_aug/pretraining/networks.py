@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import itertools
 from collections.abc import Callable
 from typing import Any, cast
@@ -13,7 +14,21 @@ from torch import Tensor, nn
 
 from .._check import fail, require, require_name
 
-__all__ = ["ENCODERS", "PrototypeHead", "SmallResNet", "VisionTransformer", "average", "build_encoder", "mlp", "teacher_of"]
+__all__ = [
+    "ENCODERS",
+    "PrototypeHead",
+    "SmallResNet",
+    "TimmNetwork",
+    "VisionTransformer",
+    "average",
+    "build_encoder",
+    "imported_timm",
+    "mlp",
+    "patch_of",
+    "small_transformer",
+    "teacher_of",
+    "timm_network",
+]
 
 
 class SmallResNet(nn.Module):
@@ -53,39 +68,100 @@ class _Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """timm's vision transformer, with a mask token, for views of any size that is a multiple of the patch.
+    """A vision transformer of timm with a mask token, for views of any size that is a multiple of the patch.
 
-    Shape: images (n, 3, h, w), masks (n, h / patch, w / patch) bool or none -> the [CLS] token (n, features) and the patch
-        tokens (n, patches, features), both normalised. Where a mask is True the patch's embedding is the mask token.
+    Shape: images (n, 3, h, w) -> the [CLS] token (n, features), normalised; ``with_patches`` adds the patch tokens
+        (n, patches, features). With masks (n, h / patch, w / patch) bool, the embedding of a masked patch is the mask token.
     Source: ViT, arXiv 2010.11929; the mask token, iBOT, arXiv 2111.07832, section 3.1.
     """
 
-    def __init__(self, size: int, patch: int, width: int, depth: int, heads: int) -> None:
+    def __init__(self, body: Any) -> None:
         super().__init__()
-        try:
-            from timm.models.vision_transformer import VisionTransformer as TimmTransformer
-        except ImportError:
-            fail("VisionTransformer()", "timm, which carries the transformer", "no such package", "pip install 'hvs_aug[demo]'")
-        require(size % patch == 0, "VisionTransformer(size)", f"a multiple of the patch's {patch} pixels", size)
-        self.features, self.patch = width, patch
-        self.body = TimmTransformer(
-            img_size=size,
-            patch_size=patch,
-            embed_dim=width,
-            depth=depth,
-            num_heads=heads,
-            num_classes=0,
-            dynamic_img_size=True,
-        )
-        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.body = body
+        self.features: int = body.num_features
+        self.patch: int = body.patch_embed.patch_size[0]
+        self.mask_token = nn.Parameter(torch.zeros(self.features))
 
-    def forward(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, masks: Tensor | None = None, *, with_patches: bool = False) -> Any:
         body = self.body
         tokens = body.patch_embed(images)  # (n, rows, columns, width), as dynamic_img_size has it
         if masks is not None:
             tokens = torch.where(masks[..., None], self.mask_token.to(tokens.dtype), tokens)
-        tokens = body.norm(body.blocks(body._pos_embed(tokens)))
-        return tokens[:, 0], tokens[:, 1:]
+        tokens = body.norm(body.blocks(body.norm_pre(body._pos_embed(tokens))))
+        return (tokens[:, 0], tokens[:, body.num_prefix_tokens :]) if with_patches else tokens[:, 0]
+
+
+def small_transformer(size: int, patch: int, width: int, depth: int, heads: int) -> VisionTransformer:
+    """A plain transformer for views of that many pixels.
+
+    Raises: HVSError if the size is no multiple of the patch, or timm is not installed.
+    """
+    _require_whole_patches(size, patch)
+    body = imported_timm().models.vision_transformer.VisionTransformer(
+        img_size=size,
+        patch_size=patch,
+        embed_dim=width,
+        depth=depth,
+        num_heads=heads,
+        num_classes=0,
+        dynamic_img_size=True,
+    )
+    return VisionTransformer(body)
+
+
+class TimmNetwork(nn.Module):
+    """Any network of timm without its classifier.
+
+    Shape: (n, 3, h, w) -> (n, features).
+    """
+
+    def __init__(self, body: Any, size: int) -> None:
+        super().__init__()
+        self.body = body.eval()
+        with torch.no_grad():
+            self.features: int = self.body(torch.zeros(1, 3, size, size)).shape[-1]
+        self.train()
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.body(images)
+        return features
+
+
+def timm_network(name: str, size: int) -> VisionTransformer | TimmNetwork:
+    """A network of timm by its name there, without its classifier, its weights drawn anew (nothing is downloaded).
+
+    Raises: HVSError for an unknown name, with the closest that timm knows, if the size is no multiple of a transformer's
+        patch, or if timm is not installed.
+    """
+    timm = imported_timm()
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=1)
+        fail("build_encoder(name)", "a model of timm", repr(f"timm:{name}"), f"did you mean 'timm:{close[0]}'?" if close else None)
+    body = None
+    for options in ({"img_size": size, "dynamic_img_size": True}, {"img_size": size}, {}):
+        try:
+            body = timm.create_model(name, pretrained=False, num_classes=0, **options)
+            break
+        except TypeError:  # convolutional networks take no size, and some transformers one size alone
+            continue
+    kind = timm.models.vision_transformer.VisionTransformer
+    if isinstance(body, kind) and body.cls_token is not None:
+        _require_whole_patches(size, body.patch_embed.patch_size[0])
+        return VisionTransformer(body)
+    return TimmNetwork(body, size)
+
+
+def imported_timm() -> Any:
+    """The module timm, or an error that says how to install it."""
+    try:
+        import timm
+    except ImportError:
+        fail("build_encoder(name)", "timm, which carries the transformers", "no such package", "pip install 'hvs-aug[demo]'")
+    return timm
+
+
+def _require_whole_patches(size: int, patch: int) -> None:
+    require(size % patch == 0, "build_encoder(size)", f"a multiple of the transformer's patch of {patch} pixels", size)
 
 
 class PrototypeHead(nn.Module):
@@ -171,17 +247,19 @@ ENCODERS: dict[str, Callable[[int], nn.Module]] = {
     "resnet8-strided": lambda size: SmallResNet(stride=2),
     "resnet18": lambda size: ResNet("resnet18", size),
     "resnet50": lambda size: ResNet("resnet50", size),
-    "vit-micro": lambda size: VisionTransformer(size, patch_of(size), width=64, depth=4, heads=2),
-    "vit-tiny": lambda size: VisionTransformer(size, patch_of(size), width=192, depth=12, heads=3),  # DeiT, arXiv 2012.12877
-    "vit-small": lambda size: VisionTransformer(size, patch_of(size), width=384, depth=12, heads=6),
+    "vit-micro": lambda size: small_transformer(size, patch_of(size), width=64, depth=4, heads=2),
+    "vit-tiny": lambda size: small_transformer(size, patch_of(size), width=192, depth=12, heads=3),  # DeiT, arXiv 2012.12877
+    "vit-small": lambda size: small_transformer(size, patch_of(size), width=384, depth=12, heads=6),
 }
 """Networks by name, each for views of so many pixels; ``.features`` is the width of what they return."""
 
 
 def build_encoder(name: str, size: int) -> Any:
-    """Build one of ``ENCODERS`` for views of that many pixels.
+    """Build one of ``ENCODERS``, or ``timm:NAME`` of timm, for views of that many pixels.
 
-    Raises: HVSError for an unknown name, with the closest one that is known.
+    Raises: HVSError for an unknown name, with the closest one that is known, or a size that a transformer cannot take.
     """
+    if name.startswith("timm:"):
+        return timm_network(name.removeprefix("timm:"), size)
     require_name(name, ENCODERS, "build_encoder(name)")
     return ENCODERS[name](size)

@@ -36,8 +36,8 @@ class ClassScorer(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """The features below the head, ``(n, features)``: a transformer's class token."""
-        output: Tensor | tuple[Tensor, Tensor] = self.encoder(images)
-        return output[0] if isinstance(output, tuple) else output
+        features: Tensor = self.encoder(images)
+        return features
 
     def class_scores(self, images: Tensor) -> Tensor:
         scores: Tensor = self.head(self.encode(images))
@@ -51,7 +51,7 @@ class PatchScorer(ClassScorer):
     """The same of the class token and of every patch, ``(n, prototypes)`` and ``(n, patches, prototypes)``."""
 
     def forward(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        cls, patches = self.encoder(images, masks)
+        cls, patches = self.encoder(images, masks, with_patches=True)
         return self.head(cls), self.head(patches)
 
 
@@ -67,6 +67,7 @@ class DINO(Method):
     preset = "dino"
     default_encoders = ("vit-micro", "vit-tiny")
     fewest = 1
+    fewest_images = 1
     learning_rate = 1e-3
     weight_decay = 0.04
     clip = 3.0
@@ -81,6 +82,7 @@ class DINO(Method):
         self.register_buffer("center", torch.zeros(1, prototypes))
         self.base_momentum = self.momentum = momentum
         self._reused: ReusedTeacher | None = None
+        self._globals = 2
         self.pair_loss = self._pair_loss()
 
     def _pair_loss(self) -> Any:
@@ -96,6 +98,7 @@ class DINO(Method):
 
     def sampler(self, views: CandidateViews, **options: Any) -> HardPairSampler:
         sampler = super().sampler(views, **options)
+        self._globals = sum(slot.select for slot in views.slots if slot.role == "global")
         # Where the teacher has scored the winners as they are trained on, its outputs are known. The BatchNorm of a
         # ResNet has seen another batch then.
         alone = not any(isinstance(module, nn.BatchNorm2d) for module in self.teacher.modules())
@@ -122,8 +125,8 @@ class DINO(Method):
         return features
 
     def loss(self, hard: HardViews) -> Tensor:
-        globals_, locals_ = hard.views[:2], hard.views[2:]
-        scores = list(self.score(torch.cat(globals_)).chunk(2))
+        globals_, locals_ = hard.views[: self._globals], hard.views[self._globals :]
+        scores = list(self.score(torch.cat(globals_)).chunk(len(globals_)))
         scores += list(self.score(torch.cat(locals_)).chunk(len(locals_))) if locals_ else []
         taught = torch.stack([self.taught(view) for view in globals_])
         loss = cross_view_loss(scores, self.targets(taught, self.center))
@@ -154,7 +157,8 @@ class IBOT(DINO):
 
     def __init__(self, encoder: Any, prototypes: int = 1024, momentum: float = 0.99) -> None:
         expected = "a vision transformer, whose patches can be masked"
-        require(isinstance(encoder, VisionTransformer), "IBOT(encoder)", expected, type(encoder).__name__, "--encoder vit-micro")
+        hint = "for example vit-tiny, or timm:vit_small_patch16_224."
+        require(isinstance(encoder, VisionTransformer), "IBOT(encoder)", expected, type(encoder).__name__, hint)
         self.patch = encoder.patch
         super().__init__(encoder, prototypes, momentum)
 
@@ -184,16 +188,18 @@ class IBOT(DINO):
         return self.student.class_scores(images) if masks is None else self.student(images, masks)
 
     def loss(self, hard: HardViews) -> Tensor:
-        globals_, locals_ = hard.views[:2], hard.views[2:]
+        globals_, locals_ = hard.views[: self._globals], hard.views[self._globals :]
         masks = hard.extras["masks"].flatten(2)
         scores, patches = self.score(torch.cat(globals_), hard.extras["masks"].flatten(0, 1))
-        every = list(scores.chunk(2))
+        every = list(scores.chunk(len(globals_)))
         if locals_:
             every += list(self.score(torch.cat(locals_)).chunk(len(locals_)))
         taught = [self.taught(view) for view in globals_]
         taught_cls, taught_patches = (torch.stack(list(values)) for values in zip(*taught, strict=True))
         loss = cross_view_loss(every, self.targets(taught_cls, self.center))
-        loss = loss + masked_patch_loss(patches.unflatten(0, (2, -1)), self.targets(taught_patches, self.patch_center), masks)
+        loss = loss + masked_patch_loss(
+            patches.unflatten(0, (len(globals_), -1)), self.targets(taught_patches, self.patch_center), masks
+        )
         self._move(self.center, taught_cls.mean((0, 1)))
         self._move(self.patch_center, taught_patches.mean((0, 1, 2)))
         return loss

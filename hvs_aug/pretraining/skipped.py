@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,14 +20,16 @@ class SkippedImages:
 
     Args:
         images: how many images the dataset has.
-        most: the share of them that may be skipped.
+        most: the share of them that may be skipped; by default 0.01, and never fewer than 10 images.
         path: the file that they are written to, a line each, or ``None``.
         is_resumed: whether the file's lines count, too.
     """
 
-    def __init__(self, images: int, most: float, path: Path | None, is_resumed: bool) -> None:
-        require_fraction(most, "Pretraining.run(max_skipped)")
-        self.images, self.most, self.path = images, most, path
+    def __init__(self, images: int, most: float | None, path: Path | None, is_resumed: bool) -> None:
+        if most is not None:
+            require_fraction(most, "Pretraining.run(max_skipped)")
+        self.images, self.path = images, path
+        self.most = most * images if most is not None else max(0.01 * images, 10)
         self.lines: dict[str, None] = {}
         if path is not None and path.is_file():
             if is_resumed:
@@ -37,7 +40,7 @@ class SkippedImages:
     def add(self, skipped: Iterable[str]) -> None:
         """Take ``ImageBatch.skipped`` of a batch.
 
-        Raises: HVSError if more than the share ``most`` of all images were skipped so far.
+        Raises: HVSError if more than ``most`` images were skipped so far.
         """
         new = [line for line in dict.fromkeys(skipped) if line not in self.lines]
         if not new:
@@ -48,9 +51,9 @@ class SkippedImages:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in new)
         require(
-            len(self.lines) <= self.most * self.images,
+            len(self.lines) <= self.most,
             "Pretraining.run(max_skipped)",
-            f"at most {self.most:.3g} of {self.images} images that cannot be read",
+            f"at most {math.floor(self.most)} of {self.images} images that cannot be read",
             f"{len(self.lines)}; the last is {new[-1]}",
             "look at the files"
             + (f", which {self.path} lists" if self.path is not None else "")

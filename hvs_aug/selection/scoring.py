@@ -1,4 +1,4 @@
-"""Scoring: how candidates are scored, as one value."""
+"""Scoring: the settings of how candidates are scored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["CHEAP", "Scoring"]
 
 @dataclass(frozen=True)
 class Scoring:
-    """How the model scores the candidates. What each setting costs and keeps, ``hvs-aug benchmark`` measures.
+    """How the model scores the candidates. ``hvs-aug benchmark`` measures what each setting costs.
 
     Args:
         scale: render the candidates for scoring at this fraction of the side, in (0, 1]; winners are rendered in full. For a vision
@@ -21,7 +21,7 @@ class Scoring:
         dtype: of the scoring forward: bfloat16, float16, or float32 for full precision; ``None`` follows the caller's autocast.
         chunk: at most this many images in one forward; ``None`` for all of one resolution.
         channels_last: pass the candidates in channels-last memory format.
-        every: choose on every k-th call; between, the first candidates are returned, which are random views.
+        every: score on every k-th call only; the other calls return the first candidates, which are random views.
         restore_buffers: put buffers back after scoring; ``False`` lets scoring update BatchNorm statistics, as the published code
             does.
         wait: where all processes have to score at the same steps (negatives that are gathered, weights that FSDP2 shards), after
@@ -63,6 +63,6 @@ class Scoring:
 CHEAP = Scoring(scale=0.5, dtype=torch.bfloat16, channels_last=True)
 """Hard views that cost little more than random ones: scored at half the side in bfloat16, rendered in full.
 
-What that costs and keeps is measured by ``python -m benchmarks.forward_overhead``, and on your own machine by
-``hvs-aug benchmark``. A vision transformer has to take images of another size (timm: ``dynamic_img_size=True``).
+``benchmarks/README.md`` has what it costs and how hard its choices are; ``hvs-aug benchmark`` measures it on your machine. A
+vision transformer must accept images of another size (timm: ``dynamic_img_size=True``).
 """

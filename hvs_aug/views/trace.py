@@ -1,4 +1,4 @@
-"""What a transform of several views returns, and which of its parts made each view: read by running it once on a probe image."""
+"""What a transform of several views returns, and which of its parts made each view. It is run on a probe image to see."""
 
 from __future__ import annotations
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 import warnings
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
 from hvs_aug import CandidateViews, HVSError, ImageBatch
-from hvs_aug.ops import batched, cpu, gpu
+from hvs_aug.ops import batched, cpu, gpu, triton_kernel
 
 
 def batch_on(device: str, channels: int = 3) -> SimpleNamespace:
@@ -34,8 +36,9 @@ def test_other_devices_get_the_definition_without_a_warning(device: str) -> None
 
 def test_one_warning_where_the_kernels_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "triton", None)
+    monkeypatch.setattr(gpu, "WHY_MISSING", "Triton is not installed")
     views = CandidateViews.preset("simclr", 16)
-    with pytest.warns(UserWarning, match="slow definitions on cuda: Triton is not installed"):
+    with pytest.warns(UserWarning, match="renders slowly on cuda, without its kernels: Triton is not installed"):
         assert views._renderer_of(batch_on("cuda")) is batched.render
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -58,10 +61,25 @@ def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "below 8.0" in gpu.why_not(cuda, 3)
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "NVIDIA" in gpu.why_not(cuda, 3)
-    monkeypatch.setattr(gpu, "triton", SimpleNamespace(__version__="3.1.0"))
+    monkeypatch.setattr(gpu, "triton", None)
+    monkeypatch.setattr(gpu, "WHY_MISSING", "Triton 3.0.0 is older than 3.6")
     assert "older than 3.6" in gpu.why_not(cuda, 3)
     with pytest.raises(HVSError, match="renderer"):
         CandidateViews.preset("simclr", 16, renderer="triton")
+
+
+@pytest.mark.parametrize("version, why", [("3.0.0", "Triton 3.0.0 is older than 3.6"), (None, "Triton is not installed")])
+def test_an_old_triton_is_not_touched(version: str | None, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch 2.4 brings Triton 3.0, whose decorators do not know our options: importing the library failed."""
+    old = None if version is None else ModuleType("triton")
+    monkeypatch.setitem(sys.modules, "triton", old)
+    monkeypatch.setitem(sys.modules, "triton.language", old)
+    if old is not None:
+        old.__version__, old.language = version, None
+    monkeypatch.setitem(sys.modules, "old_kernel", ModuleType("old_kernel"))  # dataclasses look the module up
+    loaded = runpy.run_path(triton_kernel.__file__, run_name="old_kernel")
+    assert loaded["triton"] is None and loaded["tl"] is None and loaded["WHY_MISSING"] == why
+    assert loaded["launched"](varying=(), tables=())(len) is len and loaded["gpu_kernel"](len).function is len
 
 
 def test_a_driver_that_does_not_start_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

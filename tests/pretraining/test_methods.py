@@ -14,7 +14,7 @@ from torch import Tensor
 from hvs_aug._check import HVSError
 from hvs_aug.pretraining.build import METHODS, build_method
 from hvs_aug.pretraining.methods import BYOL, Method, SimCLR, SimSiam, negative_cosine, nt_xent
-from hvs_aug.pretraining.networks import SmallResNet, VisionTransformer, build_encoder, mlp, patch_of
+from hvs_aug.pretraining.networks import SmallResNet, build_encoder, mlp, patch_of, small_transformer
 from hvs_aug.pretraining.photographs import photograph_tiles
 from hvs_aug.pretraining.self_distillation import DINO, IBOT, cross_view_loss, masked_patch_loss
 from hvs_aug.selection.sampler import HardViews
@@ -25,7 +25,7 @@ SIZE = 16
 def build(name: str) -> Method:
     """A method with a network of a few thousand weights."""
     torch.manual_seed(0)
-    encoder = VisionTransformer(SIZE, 4, 32, 2, 2) if name in ("dino", "ibot") else SmallResNet(width=4)
+    encoder = small_transformer(SIZE, 4, 32, 2, 2) if name in ("dino", "ibot") else SmallResNet(width=4)
     options: dict[str, Any] = {"prototypes": 24} if name in ("dino", "ibot") else {}
     return METHODS[name](encoder, **options)
 
@@ -276,16 +276,16 @@ def test_a_view_is_not_compared_with_itself() -> None:
 
 
 def test_masked_patches_do_not_reach_the_transformer() -> None:
-    encoder = VisionTransformer(SIZE, 4, 32, 2, 2).eval()
+    encoder = small_transformer(SIZE, 4, 32, 2, 2).eval()
     view = torch.rand(1, 3, SIZE, SIZE)
     masks = torch.zeros(1, 4, 4, dtype=torch.bool)
     masks[0, 1, 2] = True
     other = view.clone()
     other[:, :, 4:8, 8:12] = 0
     with torch.no_grad():
-        assert not torch.allclose(encoder(view)[0], encoder(other)[0])
-        torch.testing.assert_close(encoder(view, masks)[0], encoder(other, masks)[0])
-        assert encoder(torch.rand(2, 3, 8, 8))[1].shape == (2, 4, 32)  # a local crop
+        assert not torch.allclose(encoder(view), encoder(other))
+        torch.testing.assert_close(encoder(view, masks), encoder(other, masks))
+        assert encoder(torch.rand(2, 3, 8, 8), with_patches=True)[1].shape == (2, 4, 32)  # a local crop
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -315,7 +315,12 @@ def test_local_views_are_whole_patches() -> None:
         (lambda: build_method("simclr", 32, "resnet19"), "did you mean 'resnet18'?"),
         (lambda: build_method("ibot", 32, "resnet8"), "expected a vision transformer, whose patches can be masked"),
         (lambda: DINO.views(30), "DINO.views(size): expected a multiple of the transformer's patch of 4 pixels, got int 30"),
-        (lambda: VisionTransformer(18, 4, 32, 1, 2), "VisionTransformer(size): expected a multiple of the patch's 4 pixels"),
+        (
+            lambda: small_transformer(18, 4, 32, 1, 2),
+            "build_encoder(size): expected a multiple of the transformer's patch of 4 pixels",
+        ),
+        (lambda: build_method("simclr", 32, "timm:resnet19"), "did you mean 'timm:resnet1"),
+        (lambda: build_method("dino", 32, "timm:vit_tiny_patch16_224"), "a transformer whose patch divides 4 pixels"),
     ],
 )
 def test_bad_input(make: Any, message: str) -> None:

@@ -17,7 +17,7 @@ def test_each_image_counts_once_and_is_written(tmp_path: Path) -> None:
     skipped.add(["a.jpg: cut short", "b.jpg: text", "a.jpg: cut short"])
     skipped.add(["b.jpg: text"])  # the next epoch
     assert path.read_text() == "a.jpg: cut short\nb.jpg: text\n"
-    with pytest.raises(HVSError, match=r"at most 0.02 of 100 images that cannot be read, got 3; the last is c.jpg: gone") as caught:
+    with pytest.raises(HVSError, match=r"at most 2 of 100 images that cannot be read, got 3; the last is c.jpg: gone") as caught:
         skipped.add(["c.jpg: gone"])
     assert f"which {path} lists" in str(caught.value) and "--max-skipped" in str(caught.value)
 
@@ -30,6 +30,14 @@ def test_a_resumed_run_counts_what_was_skipped_before_and_a_new_one_does_not(tmp
     path.write_text("a.jpg: cut short\n")
     SkippedImages(100, 0.01, path, is_resumed=False).add(["b.jpg: text"])
     assert path.read_text() == "b.jpg: text\n"
+
+
+def test_by_default_a_hundredth_and_never_fewer_than_ten_may_be_skipped() -> None:
+    for images, allowed in ((13, 10), (2000, 20)):
+        skipped = SkippedImages(images, None, None, is_resumed=False)
+        skipped.add([f"{number}: x" for number in range(allowed)])
+        with pytest.raises(HVSError, match=f"at most {allowed} of {images} images"):
+            skipped.add(["one more: x"])
 
 
 def test_any_share_is_allowed_where_it_is_asked_for() -> None:

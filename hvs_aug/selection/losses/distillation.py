@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -16,8 +17,8 @@ from .sinkhorn import log_assignments
 
 __all__ = ["DINOLoss", "IBOTLoss"]
 
-Live: TypeAlias = "float | Callable[[], float]"
-LiveCenter: TypeAlias = "Tensor | Callable[[], Tensor] | None"
+Live: TypeAlias = float | Callable[[], float]
+LiveCenter: TypeAlias = Tensor | Callable[[], Tensor] | None
 
 # exp(-80) is 2e-35: lost in a sum that holds exp(0), while smaller numbers become subnormal, which CPUs add slowly.
 _LOWEST = -80.0
@@ -83,8 +84,9 @@ class DINOLoss(PairLoss):
     def like(cls, loss: Any, epoch: int | Callable[[], int] | None = None) -> DINOLoss:
         """The same loss as a repo's own module, whose temperatures and centre are read, by attribute, at every table.
 
-        The module is never called, because its forward moves the centre. Understood are facebookresearch/dino's and ibot's
-        (``student_temp``, ``teacher_temp_schedule[epoch]``, ``center``) and lightly's (``teacher_temp`` after its warm-up epochs).
+        The module is never called, because its forward moves the centre. It can be facebookresearch/dino's, ibot's
+        (``student_temp``, ``teacher_temp_schedule[epoch]``, ``center``) or lightly's (``teacher_temp`` after its warm-up
+        epochs).
 
         Args:
             loss: the repo's module.
@@ -102,6 +104,10 @@ class DINOLoss(PairLoss):
         teacher = functools.partial(_teacher_temperature, loss, "teacher_temp", epoch, call)
         teacher()
         return cls(teacher, functools.partial(_number, loss, "student_temp"), functools.partial(_center, loss, "center"))
+
+    def uniform_loss(self, width: int) -> float | None:
+        """ln(K): the cross-entropy of a student whose K outputs are equal."""
+        return math.log(width)
 
     def __repr__(self) -> str:
         more = f", sinkhorn={self.sinkhorn}, gather={self.gather}" if self.sinkhorn else ""
@@ -203,6 +209,10 @@ class IBOTLoss(PairLoss):
             lambda1=functools.partial(_number, loss, "lambda1") if own else 1.0,
             lambda2=functools.partial(_number, loss, "lambda2") if own else 1.0,
         )
+
+    def uniform_loss(self, width: int) -> float | None:
+        """lambda1 ln(K), of the class tokens."""
+        return float(_value(self.lambda1)) * math.log(width)
 
     def __repr__(self) -> str:
         parts = [f"{_value(self.teacher_temperature)}, {_value(self.student_temperature)}"]

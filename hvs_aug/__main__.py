@@ -1,0 +1,10 @@
+"""``python -m hvs_aug`` is ``hvs-aug``."""
+
+from __future__ import annotations
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
