@@ -47,8 +47,14 @@ TUNING: dict[str, list[Study]] = {
         *(Study("simclr", options={"temperature": temperature}) for temperature in (0.1, 0.2, 0.5)),
         *(Study("simclr", learning_rate=rate) for rate in (1e-3, 6e-3)),
     ],
-    "simsiam": [Study("simsiam", learning_rate=rate) for rate in (3e-4, 1e-3, 3e-3)],
-    "byol": [Study("byol", learning_rate=rate) for rate in (1e-3, 3e-3)],
+    "simsiam": [
+        *(Study("simsiam", learning_rate=rate) for rate in (3e-4, 1e-3, 3e-3)),
+        *(Study("simsiam", batch_size=64, learning_rate=rate) for rate in (1e-3, 3e-3)),
+    ],
+    "byol": [
+        *(Study("byol", learning_rate=rate) for rate in (1e-3, 3e-3)),
+        Study("byol", batch_size=64, learning_rate=3e-3),
+    ],
     "dino": [Study("dino", learning_rate=rate) for rate in (1e-3, 3e-3)],
 }
 BUDGETS = {"simclr": (25, 12), "simsiam": (26, 13), "byol": (28, 14), "dino": (28, 14)}
@@ -149,7 +155,8 @@ def settings_of(study: Study) -> dict[str, Any]:
     """What a method was trained by, its own values in the place of ``None``."""
     kind = METHODS[study.method]
     rate = kind.learning_rate if study.learning_rate is None else study.learning_rate
-    return {"encoder": study.encoder, "learning_rate": rate, **study.options}
+    found = {"encoder": study.encoder, "learning_rate": rate, **study.options}
+    return found if study.batch_size == 256 else found | {"batch_size": study.batch_size}
 
 
 def untrained_row(method: str, images: LabelledImages) -> dict[str, Any]:
