@@ -4,8 +4,9 @@
 
 Method: runs of one small network that differ in the choice of views alone (`hvs_aug.pretraining.study`), paired by their
 seeds. A run is a row, written as it ends and skipped when it is there, so that the file grows over days. The settings of each
-method were chosen for *random views*, by kNN on a fifth of the training images (rows of the kind "tuning"); all arms get them as
-they are. Arithmetic is counted in one step of each arm; its time is measured apart, in a quiet interleaved run (``--times``).
+method were chosen for *random views*, by the mean of kNN and linear probe on a fifth of the training images (rows of the kind
+"tuning"); all arms get them as they are. Arithmetic is counted in one step of each arm; its time is measured apart, in a quiet
+interleaved run (``--times``).
 
 At equal cost an arm that costs more trains for fewer epochs. ``BUDGETS`` gives random views as many epochs as 20 epochs of
 ``cheap`` cost, rounded up by arithmetic, and ``all`` as many as those cost, rounded to the nearest. kNN votes with k = 20;
@@ -46,8 +47,14 @@ TUNING: dict[str, list[Study]] = {
         *(Study("simclr", options={"temperature": temperature}) for temperature in (0.1, 0.2, 0.5)),
         *(Study("simclr", learning_rate=rate) for rate in (1e-3, 6e-3)),
     ],
-    "simsiam": [Study("simsiam", learning_rate=rate) for rate in (3e-4, 1e-3, 3e-3)],
-    "byol": [Study("byol", learning_rate=rate) for rate in (1e-3, 3e-3)],
+    "simsiam": [
+        *(Study("simsiam", learning_rate=rate) for rate in (3e-4, 1e-3, 3e-3)),
+        *(Study("simsiam", batch_size=64, learning_rate=rate) for rate in (1e-3, 3e-3)),
+    ],
+    "byol": [
+        *(Study("byol", learning_rate=rate) for rate in (1e-3, 3e-3)),
+        Study("byol", batch_size=64, learning_rate=3e-3),
+    ],
     "dino": [Study("dino", learning_rate=rate) for rate in (1e-3, 3e-3)],
 }
 BUDGETS = {"simclr": (25, 12), "simsiam": (26, 13), "byol": (28, 14), "dino": (28, 14)}
@@ -148,7 +155,8 @@ def settings_of(study: Study) -> dict[str, Any]:
     """What a method was trained by, its own values in the place of ``None``."""
     kind = METHODS[study.method]
     rate = kind.learning_rate if study.learning_rate is None else study.learning_rate
-    return {"encoder": study.encoder, "learning_rate": rate, **study.options}
+    found = {"encoder": study.encoder, "learning_rate": rate, **study.options}
+    return found if study.batch_size == 256 else found | {"batch_size": study.batch_size}
 
 
 def untrained_row(method: str, images: LabelledImages) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.augmentation import fastest
 from benchmarks.common import RESULTS, ROOT
 from benchmarks.quality_tables import QUALITY_TABLES, Study, markdown
 
@@ -134,9 +135,7 @@ def _speed_views() -> str:
 
 
 def _speeds() -> dict[tuple[str, str], float]:
-    rows = [row for row in results("augmentation")["rows"] if "views_per_s" in row]
-    largest = max(row["batch"] for row in rows)
-    return {(row["workload"], row["contestant"]): row["views_per_s"] for row in rows if row["batch"] == largest}
+    return fastest(results("augmentation")["rows"])
 
 
 def _speed_parts() -> str:

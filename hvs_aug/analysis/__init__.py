@@ -14,8 +14,9 @@ from .metrics import (
     spread,
     warn_of_collapse,
 )
-from .plots import Panel, bars, contact_sheet, curves, panels
+from .plots import bars, curves
 from .report import Report, inspect
+from .sheet import Panel, contact_sheet, panels
 
 __all__ = [
     "Panel",

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -52,7 +51,6 @@ __all__ = [
     "hardness",
     "measure",
     "ours",
-    "pareto",
     "recommend",
     "settings",
 ]
@@ -486,57 +484,3 @@ def _written(value: Any) -> str:
         return '"cheap"'
     changed = [field.name for field in fields(value) if getattr(value, field.name) != field.default]
     return f"Scoring({', '.join(f'{name}={getattr(value, name)!r}' for name in changed)})"
-
-
-def pareto(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
-    """Draw hardness captured against step ratio, a panel for each workload, and the rows that no other beats in both joined."""
-    from matplotlib.figure import Figure
-
-    panels = list(dict.fromkeys(row.get("workload", "") for row in rows))
-    figure = Figure(figsize=(4.6 * len(panels), 4.2), layout="constrained")
-    for index, panel in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), index + 1)
-        own = sorted((row for row in rows if row.get("workload", "") == panel), key=lambda row: (row["ratio"], -row["captured"]))
-        best: list[Mapping[str, Any]] = []
-        for row in own:
-            if not best or row["captured"] > best[-1]["captured"]:
-                best.append(row)
-        axes.plot([row["ratio"] for row in best], [row["captured"] for row in best], color="0.75", zorder=1)
-        axes.scatter([row["ratio"] for row in own], [row["captured"] for row in own], s=18, zorder=2)
-        _label(axes, own)
-        axes.axvline(1.1, color="0.85", linewidth=0.8, zorder=0)
-        axes.axhline(0.85, color="0.85", linewidth=0.8, zorder=0)
-        axes.set_title(panel, fontsize=9)
-        axes.set_xlabel("time of a step / random views")
-        axes.set_ylabel("hardness captured")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
-
-
-def _label(axes: Any, rows: Sequence[Mapping[str, Any]], height: float = 0.045, letter: float = 0.0135) -> None:
-    """Write each setting beside its point, further down where there is another name already."""
-    low, high = axes.get_xlim(), axes.get_ylim()
-    taken: list[tuple[float, float, float]] = []
-    for row in sorted(rows, key=lambda row: (-row["captured"], row["ratio"])):
-        across = (row["ratio"] - low[0]) / (low[1] - low[0])
-        place = (row["captured"] - high[0]) / (high[1] - high[0])
-        side = "right" if across > 0.55 else "left"
-        width = letter * len(row["setting"])
-        start = across - 0.03 - width if side == "right" else across + 0.03
-        while any(abs(place - other) < height and start < right and left < start + width for left, right, other in taken):
-            place -= 0.2 * height
-        taken.append((start, start + width, place))
-        text = (across - 0.03, place) if side == "right" else (across + 0.03, place)
-        line = {"arrowstyle": "-", "color": "0.7", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
-        axes.annotate(
-            row["setting"],
-            (row["ratio"], row["captured"]),
-            xytext=text,
-            textcoords="axes fraction",
-            fontsize=7,
-            ha=side,
-            va="center",
-            arrowprops=line,
-        )

@@ -24,7 +24,7 @@ from ..views.candidates import CandidateViews
 from ..views.params import ViewParams
 from ..views.recipe import ViewSlot
 from .metrics import expected_loss, mean_over_pairs
-from .plots import contact_sheet, labels, panels
+from .sheet import contact_sheet, labels, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .._check import HVSError, fail, require_name
-from .collate import Undecodable
+from .collate import RawImage, Undecodable
 from .decode import decode_image
 from .sources import SUFFIXES, Found, Span, find, printable
 
@@ -130,6 +130,7 @@ class RawImages(Dataset[tuple[object, ...]]):
                 warnings.warn(f"RawImages: {path} is left out ({reason}); {rest}.", stacklevel=3)
             return Undecodable(path, reason)
         self._states[index] = _READ
+        image = image.as_subclass(RawImage)
         if downscaled:
             # A mark on the tensor, so that the sample stays (image, label); collate_images, in the same process, counts it.
             vars(image)["downscaled"] = True

@@ -64,18 +64,19 @@ def render(images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: 
         for axis, column in ((-1, 0), (-2, 1)):
             if plan.flips[column]:
                 view = torch.where(mirrored[part, column].view(-1, 1, 1, 1), view.flip(axis), view)
-        for name, operation in plan.steps:
-            view = operation.apply(view, {key: value[part] for key, value in flat.get(name, {}).items()}, plan.scale)
+        for step in plan.steps:
+            view = plan.apply(step, view, {key: value[part] for key, value in flat.get(step[0], {}).items()})
         parts.append(view)
     whole = torch.cat(parts) if len(parts) != 1 else parts[0]
     return whole.view(views, count, *whole.shape[1:])
 
 
-def apply_in_place(operation: Operation, views: Tensor, drawn: Draws, scale: float) -> None:
+def apply_in_place(plan: RenderPlan, step: tuple[str, Operation], views: Tensor, drawn: Draws) -> None:
     """Change the views for which the operation drew something, by its definition, in parts of bounded memory.
 
     Shape: views ``(n, C, h, w)`` float32 on the CPU; drawn, each ``(n, ...)``.
     """
+    _, operation = step
     changes = torch.ones(len(views), dtype=torch.bool, device="cpu")
     if operation.identity:
         unlike = [(value != operation.identity[name]).view(len(views), -1).any(1) for name, value in drawn.items()]
@@ -83,7 +84,7 @@ def apply_in_place(operation: Operation, views: Tensor, drawn: Draws, scale: flo
     chosen = changes.nonzero()[:, 0]
     for part in chunks(len(chosen), views):
         rows = chosen[part]
-        views[rows] = operation.apply(views[rows], {name: value[rows] for name, value in drawn.items()}, scale)
+        views[rows] = plan.apply(step, views[rows], {name: value[rows] for name, value in drawn.items()})
 
 
 def chunks(count: int, views: Tensor) -> Iterator[slice]:

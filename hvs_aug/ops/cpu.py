@@ -62,7 +62,7 @@ def render(images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: 
     for stage in later:
         name, operation = stage[0]
         if operation.cpu_kernel is None:
-            batched.apply_in_place(operation, out, flat[name], plan.scale)
+            batched.apply_in_place(plan, stage[0], out, flat[name])
         else:
             _run(images, None, plan, flat, stage, out)
     return out.view(views, count, channels, height, width)

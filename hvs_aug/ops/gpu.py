@@ -321,8 +321,7 @@ def _crop_arguments(whole: _Batch, plan: RenderPlan) -> dict[str, Any]:
 
 def _define(step: tuple[str, Operation], work: Tensor, whole: _Batch, part: slice, plan: RenderPlan) -> None:
     """Run an operation by its definition, in place, one candidate of the part's images after the other."""
-    name, operation = step
     for candidate, views in enumerate(work):
-        drawn = {key: value[candidate, part] for key, value in whole.drawn[name].items()}
+        drawn = {key: value[candidate, part] for key, value in whole.drawn[step[0]].items()}
         for rows in batched.chunks(len(views), views):
-            views[rows] = operation.apply(views[rows], {key: value[rows] for key, value in drawn.items()}, plan.scale)
+            views[rows] = plan.apply(step, views[rows], {key: value[rows] for key, value in drawn.items()})

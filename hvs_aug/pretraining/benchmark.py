@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._check import fail, require
-from ..analysis.overhead import Workload, advice, measure, pareto, settings
+from .._check import HVSError, fail, require
+from ..analysis.overhead import Workload, advice, measure, settings
+from ..analysis.plots import hardness_and_cost
 from .build import build_method
 from .progress import shown
 from .self_distillation import IBOT
@@ -78,9 +79,12 @@ def benchmark(
         json.dumps({"workload": name, "rows": rows, "advice": said}, indent=1, allow_nan=False) + "\n"
     )
     try:
-        print(f"written to {out / 'overhead.json'} and {pareto([{'workload': name, **row} for row in rows], out / 'overhead.png')}")
-    except ImportError:
-        print(f"written to {out / 'overhead.json'}; the figure needs matplotlib: pip install 'hvs_aug[demo]'")
+        figure = hardness_and_cost([{"workload": name, **row} for row in rows])
+    except HVSError as error:  # matplotlib is not installed
+        print(f"wrote {out / 'overhead.json'}; {error}")
+        return rows
+    figure.savefig(out / "overhead.png")
+    print(f"wrote {out / 'overhead.json'} and {out / 'overhead.png'}")
     return rows
 
 

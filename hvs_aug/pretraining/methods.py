@@ -158,6 +158,7 @@ class BYOL(Method):
     """
 
     preset = "byol"
+    learning_rate = 1e-3  # the better of two for random views, as for SimSiam
 
     def __init__(self, encoder: Any, projection: int = 256, hidden: int = 1024, momentum: float = 0.99) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Which views to keep: the exact optimum of a table of losses, or the best of some combinations drawn at random.
+"""The search for the views to keep: the exact optimum of a table of losses, or the best of some random combinations.
 
-Everything that depends on the slots alone is made on the CPU and crosses without the host waiting; what depends on the table stays
-on its device, in shapes that are known beforehand.
+Whatever depends on the slots alone is made on the CPU and copied to the device without waiting. Whatever depends on the table
+stays on its device, in shapes that are known beforehand.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ def exact(table: Tensor, slots: Sequence[ViewSlot], *, local_pairs: bool = False
 
 
 def sampled(table: Tensor, slots: Sequence[ViewSlot], limit: int = 128, generator: torch.Generator | None = None) -> Tensor:
-    """Find for each image the best of ``limit`` random combinations of views: for losses between two local views, too.
+    """Find for each image the best of ``limit`` random combinations of views. It also takes losses of two local views.
 
-    The published way, but for two things: the combinations are distinct (see :func:`draw_combinations`), and where there are no
-    more than ``limit`` of them all are looked at. One draw serves the whole batch. Non-finite entries and ties as in :func:`exact`.
+    It differs from the published way in two things: the combinations are distinct (see :func:`draw_combinations`), and if there
+    are no more than ``limit``, all are tried. One draw serves the whole batch. Non-finite entries and ties as in :func:`exact`.
 
     Shape: table (V, V, B) -> (S, B) int64, as :func:`exact`. Memory: one block of entries, 64 MiB.
 

@@ -65,8 +65,10 @@ class ViewParams:
         if not isinstance(other, ViewParams):
             return NotImplemented
         ours, theirs = self._tensors(), other._tensors()
-        alike = (self.slots, set(self.uncropped), ours.keys()) == (other.slots, set(other.uncropped), theirs.keys())
-        return alike and all(value.dtype == theirs[name].dtype and torch.equal(value, theirs[name]) for name, value in ours.items())
+        is_alike = (self.slots, set(self.uncropped), ours.keys()) == (other.slots, set(other.uncropped), theirs.keys())
+        return is_alike and all(
+            value.dtype == theirs[name].dtype and torch.equal(value, theirs[name]) for name, value in ours.items()
+        )
 
     def __hash__(self) -> int:
         return hash((self.slots, frozenset(self.uncropped), tuple(self.boxes.shape), frozenset(self._tensors())))
@@ -158,9 +160,9 @@ class ViewParams:
             if len(found) == len(parts) and all(part._has_rows(part.extras[name]) for part in parts):
                 extras[name] = torch.cat(found)
             else:
-                alike = all(value.shape == found[0].shape and torch.equal(value, found[0]) for value in found)
+                is_alike = all(value.shape == found[0].shape and torch.equal(value, found[0]) for value in found)
                 hint = "give every part a row for each of its views, or the same tensor."
-                require(alike, call, f"extras {name!r} of one value, or with rows in every part", found[-1], hint)
+                require(is_alike, call, f"extras {name!r} of one value, or with rows in every part", found[-1], hint)
                 extras[name] = found[0]
         return ViewParams(
             torch.cat([part.boxes for part in parts]),

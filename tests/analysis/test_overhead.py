@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from hvs_aug._check import HVSError
 from hvs_aug.analysis import overhead
-from hvs_aug.analysis.overhead import FULL, RANDOM, Workload, measure, ours, pareto, recommend, settings
+from hvs_aug.analysis.overhead import FULL, RANDOM, Workload, measure, ours, recommend, settings
 from hvs_aug.ops import RandomHorizontalFlip, RandomResizedCrop
 from hvs_aug.selection.losses import CallableLoss
 from hvs_aug.selection.sampler import HardPairSampler
@@ -200,12 +199,6 @@ def test_settings_suit_the_network() -> None:
     assert "channels last" not in settings(transformer=True)
     for name, factory in settings(transformer=False).items():
         assert isinstance(factory(Small(), Small().views(8)), HardPairSampler), name
-
-
-def test_pareto_plot(tmp_path: Path, rows) -> None:
-    pytest.importorskip("matplotlib")
-    path = pareto([{"workload": "small", **row} for row in rows.values()], tmp_path / "deep" / "figure.png")
-    assert path.stat().st_size > 5000
 
 
 def test_batches_are_whole_and_different() -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from hvs_aug import CandidateViews, HVSError, ViewSlot
 from hvs_aug.analysis import Report, inspect
-from hvs_aug.analysis.plots import labels
+from hvs_aug.analysis.sheet import labels
 from hvs_aug.selection.losses import NTXentLoss
 from hvs_aug.selection.sampler import HardPairSampler
 from hvs_aug.selection.search import exact

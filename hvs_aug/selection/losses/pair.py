@@ -1,4 +1,4 @@
-"""What a pair loss is: from the outputs of all candidates to one table of losses."""
+"""PairLoss: makes one table of losses from the outputs of all candidates."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ...views.recipe import ViewSlot
 
 __all__ = ["Output", "PairLoss", "SlotOutputs", "slot_ranges"]
 
-Output: TypeAlias = "Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]"
+Output: TypeAlias = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
 """What a model returned for the views of one slot: tensors with leading axes ``(v, B)``."""
 
-SlotOutputs: TypeAlias = "Sequence[Output | None]"
+SlotOutputs: TypeAlias = Sequence[Output | None]
 """One output per slot; ``None`` where a teacher did not see the slot."""
 
 
 class PairLoss(ABC):
-    """A loss of pairs of views, evaluated for every two candidates at once.
+    """A loss of pairs of views, computed for every two candidates at once.
 
     A subclass defines :meth:`_table`, which receives checked outputs of every slot and runs without gradients and without
     autocast. The base class sets the entries of two local views to 0.
@@ -33,8 +33,8 @@ class PairLoss(ABC):
     terms) are divided in, so for two kept global views an entry *is* the method's loss of that image on that pair.
 
     Attributes:
-        needs_teacher: whether a teacher's outputs of the global slots are needed.
-        accepts_teacher: whether they are used where they are given; a teacher that is not used is refused.
+        needs_teacher: whether it needs a teacher's outputs of the global slots.
+        accepts_teacher: whether it uses a teacher's outputs if there are any; otherwise a teacher is refused.
         local_pairs: whether two local views have a loss of their own, which the exact search cannot take into account.
         model_extras: names of the extras (iBOT's masks) that the model is called with for global slots.
     """

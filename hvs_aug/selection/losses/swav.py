@@ -17,7 +17,7 @@ from .sinkhorn import log_assignments
 
 __all__ = ["SwAVLoss"]
 
-Live: TypeAlias = "float | Callable[[], float]"
+Live: TypeAlias = float | Callable[[], float]
 
 
 class SwAVLoss(PairLoss):
