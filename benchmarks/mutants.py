@@ -29,6 +29,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -64,27 +65,32 @@ def tests_of(group: str, root: Path) -> list[str]:
 
 
 class Covering:
-    """Which tests run which lines, and in how many seconds; found out once for each file of tests and state of the sources."""
+    """Which tests run which lines, and in how many seconds; found out once for each file of tests.
+
+    Of a file of the package that has changed since, it is then known which tests run it, and of no line.
+    """
 
     def __init__(self, tests: ForkedTests, root: Path, cache: Path, known: Path) -> None:
-        sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((root / "hvs_aug").rglob("*.py")))).hexdigest()
-        stored = json.loads(known.read_text()) if known.exists() else {}
-        self._runs: dict[str, dict[str, Any]] = stored.get(sources, {})
-        self._tests, self._root, self._cache, self._known, self._sources = tests, root, cache, known, sources
+        self._runs: dict[str, dict[str, Any]] = json.loads(known.read_text()) if known.exists() else {}
+        self._tests, self._root, self._cache, self._known = tests, root, cache, known
 
     def of(self, files: Sequence[str]) -> list[dict[str, Any]]:
         """For each file of tests ``seconds`` and ``lines``, as :mod:`benchmarks.forked_tests` answers."""
-        names = {file: hashlib.sha256((self._root / file).read_bytes()).hexdigest() + file for file in files}
+        digests = {str(path.relative_to(self._root)): _digest(path) for path in sorted((self._root / "hvs_aug").rglob("*.py"))}
+        names = {file: _digest(self._root / file) + file for file in files}
         new = [file for file, name in names.items() if name not in self._runs]
         if new:
             print(f"which lines the tests of {len(new)} files run, once")
             done = self._tests.run(new, cache=self._cache, cover=True)
             passed = "seconds" in done and not done["failed"]
             require(passed, "mutants", "tests that pass before any change", f"{done.get('failed')} {done['output']}")
-            for file in new:
-                self._runs[names[file]] = _part(done, file)
-            self._known.write_text(json.dumps({self._sources: self._runs}))
-        return [self._runs[name] for name in names.values()]
+            self._runs |= {names[file]: _part(done, file) | {"digests": digests} for file in new}
+            self._known.write_text(json.dumps(self._runs))
+        return [_as_known(self._runs[name], digests) for name in names.values()]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _part(done: dict[str, Any], tests: str) -> dict[str, Any]:
@@ -94,7 +100,17 @@ def _part(done: dict[str, Any], tests: str) -> dict[str, Any]:
         file: {line: sorted(mine.intersection(names)) for line, names in found.items() if mine.intersection(names)}
         for file, found in done["lines"].items()
     }
-    return {"seconds": {name: done["seconds"][name] for name in sorted(mine)}, "lines": {k: v for k, v in lines.items() if v}}
+    seconds = {name: done["seconds"][name] for name in sorted(mine)}
+    return {"seconds": seconds, "lines": {file: found for file, found in lines.items() if found}}
+
+
+def _as_known(run: dict[str, Any], digests: dict[str, str]) -> dict[str, Any]:
+    """A run with all lines of a file that has changed as one, number 0."""
+    lines = {
+        file: found if run["digests"].get(file) == digests.get(file) else {"0": sorted(set(chain.from_iterable(found.values())))}
+        for file, found in run["lines"].items()
+    }
+    return {"seconds": run["seconds"], "lines": lines}
 
 
 def chosen_tests(place: Place, runs: Sequence[dict[str, Any]]) -> tuple[list[str], float]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+from benchmarks.augmentation import fastest
 from benchmarks.common import RESULTS, ROOT
+from benchmarks.quality_tables import QUALITY_TABLES, Study, markdown
 
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 
@@ -33,9 +35,13 @@ def filled(text: str) -> str:
     """The text with every table made anew."""
 
     def table(found: re.Match[str]) -> str:
-        return f"<!-- table: {found[1]} -->\n{TABLES[found[1]]()}\n<!-- end -->"
+        return f"<!-- table: {found[1]} -->\n{_table(found[1])}\n<!-- end -->"
 
     return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+def _table(name: str) -> str:
+    return QUALITY_TABLES[name](Study(results("quality"))) if name in QUALITY_TABLES else TABLES[name]()
 
 
 def results(name: str) -> dict[str, Any]:
@@ -54,7 +60,7 @@ def _cost() -> str:
         drawn = f"{first['candidates']} candidates" if method in ("simsiam", "simclr") else f"{first['candidates']} for each view"
         lines.append([f"{_METHODS[method]}, {_network(first)}, {drawn}", *cells])
     columns = ["", "full size: time", "half the side: time, hardness kept", '`"cheap"`: time, hardness kept']
-    return _markdown(columns, lines)
+    return markdown(columns, lines)
 
 
 def _overhead(main: bool) -> dict[str, dict[str, dict[str, Any]]]:
@@ -78,7 +84,7 @@ def _cost_others() -> str:
         name = f"{_METHODS[first['method']]}, {_network(first)}, {first['candidates']} candidates"
         times = [f"{rows[setting]['ratio']:.2f} ({rows[setting]['bound']:.2f})" for setting in ("full size", "half")]
         lines.append([name, *times, f"{rows['cheap']['ratio']:.2f}" if "cheap" in rows else ""])
-    return _markdown(["", "full size: time (arithmetic)", "half the side: time (arithmetic)", '`"cheap"`: time'], lines)
+    return markdown(["", "full size: time (arithmetic)", "half the side: time (arithmetic)", '`"cheap"`: time'], lines)
 
 
 def _cost_published() -> str:
@@ -87,7 +93,7 @@ def _cost_published() -> str:
     for method, rows in _overhead(main=True).items():
         settings = [rows[name] for name in ("full size", "published", "published, pasted twice")]
         lines.append([_METHODS[method], f"{settings[0]['bound']:.2f}", *(f"{row['ratio']:.2f}" for row in settings)])
-    return _markdown(["", "arithmetic", "ours", "published method", "published method, candidates scored twice"], lines)
+    return markdown(["", "arithmetic", "ours", "published method", "published method, candidates scored twice"], lines)
 
 
 def _cost_ways() -> str:
@@ -98,7 +104,7 @@ def _cost_ways() -> str:
     for name in names:
         cells = [rows.get(name) for rows in methods.values()]
         lines.append([name, *(f"{row['ratio']:.2f}, {row['captured']:.2f}" if row else "" for row in cells)])
-    return _markdown(["time, hardness kept", *map(_METHODS.__getitem__, methods)], lines)
+    return markdown(["time, hardness kept", *map(_METHODS.__getitem__, methods)], lines)
 
 
 def _speed() -> str:
@@ -111,7 +117,7 @@ def _speed() -> str:
         ours = "ours_from_jpeg" if contestant.endswith("from_jpeg") else "ours"
         ratios = [speeds[workload, ours] / speeds[workload, contestant] for workload in _WORKLOADS]
         lines.append([label, *(f"{ratio:.1f} x" for ratio in ratios)])
-    return _markdown(["ours against", *_WORKLOADS.values()], lines)
+    return markdown(["ours against", *_WORKLOADS.values()], lines)
 
 
 def _speed_views() -> str:
@@ -125,13 +131,11 @@ def _speed_views() -> str:
         error = errors[contestant]
         counts = [f"{speeds[workload, contestant]:,.0f}" for workload in _WORKLOADS]
         lines.append([label, *counts, "" if error is None else f"{error:.1f}"])
-    return _markdown(["views a second", *_WORKLOADS.values(), "crop error, gray levels"], lines)
+    return markdown(["views a second", *_WORKLOADS.values(), "crop error, gray levels"], lines)
 
 
 def _speeds() -> dict[tuple[str, str], float]:
-    rows = [row for row in results("augmentation")["rows"] if "views_per_s" in row]
-    largest = max(row["batch"] for row in rows)
-    return {(row["workload"], row["contestant"]): row["views_per_s"] for row in rows if row["batch"] == largest}
+    return fastest(results("augmentation")["rows"])
 
 
 def _speed_parts() -> str:
@@ -142,7 +146,7 @@ def _speed_parts() -> str:
     lines.append(["decoding, where the images come from JPEG files", f"{summary['simclr224_decoding_share']:.2f}"])
     lines.append(["rate of collating over that of decoding", f"{summary['collated_vs_decoded']:.2f}"])
     lines.append(["MB that an image takes to the device", f"{summary['bytes_to_device_per_image'] / 1e6:.2f}"])
-    return _markdown(["SimCLR, 224 px", "share of the time, or as named"], lines)
+    return markdown(["SimCLR, 224 px", "share of the time, or as named"], lines)
 
 
 def _selection() -> str:
@@ -157,7 +161,7 @@ def _selection() -> str:
         cells = [f"{ours['median']:.3f}", f"{published['median']:.3f}", f"{published['median'] / ours['median']:.0f}"]
         harder = ours["mean_loss"] / published["mean_loss"] - 1
         lines.append([label, *cells, f"{100 * harder:.1f} %"])
-    return _markdown(["", "ours, s", "published method, s", "times as fast", "harder by, in mean loss"], lines)
+    return markdown(["", "ours, s", "published method, s", "times as fast", "harder by, in mean loss"], lines)
 
 
 def _gpu_plan() -> str:
@@ -173,7 +177,7 @@ def _gpu_plan() -> str:
         ["time that it needs to move what the kernels move, ms", f"{summary['moved_ms']:.2f}"],
         ["peak memory, over that of the photographs and the views", f"{summary['peak_vs_sources_and_views']:.2f}"],
     ]
-    return _markdown(["SimCLR, 224 px, 256 images x 4 candidates, sources of 375 x 500", ""], lines)
+    return markdown(["SimCLR, 224 px, 256 images x 4 candidates, sources of 375 x 500", ""], lines)
 
 
 def _fuzz() -> str:
@@ -189,12 +193,7 @@ def _fuzz() -> str:
         "processes_killed": "processes killed",
         "hangs": "hangs",
     }
-    return _markdown(["", "count"], [[label, f"{summary[name]:,}"] for name, label in names.items()])
-
-
-def _markdown(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = [columns, ["---"] * len(columns), *lines]
-    return "\n".join(" ".join(["|", *(f"{cell} |" if cell else "|" for cell in row)]) for row in rows)
+    return markdown(["", "count"], [[label, f"{summary[name]:,}"] for name, label in names.items()])
 
 
 TABLES: dict[str, Callable[[], str]] = {

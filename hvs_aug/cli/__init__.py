@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from . import benchmark, demo, explain, inspect, pretrain
+from . import benchmark, demo, explain, inspect, pretrain, study
 from .options import in_terms_of_options
 
 __all__ = ["main"]
@@ -19,6 +19,7 @@ _COMMANDS: dict[str, Any] = {
     "pretrain": pretrain,
     "inspect": inspect,
     "benchmark": benchmark,
+    "study": study,
     "explain": explain,
 }
 """Modules with ``PURPOSE``, ``add_options(parser)``, ``run(arguments)`` and ``OPTIONS``, which option an argument comes from."""
@@ -27,8 +28,8 @@ _COMMANDS: dict[str, Any] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 after success; 2 after bad input, which one sentence on stderr explains; 130 after Ctrl-C; 141 where the reader of the
-    output has gone (``| head -1``), as for any command that a shell ends by SIGPIPE.
+    0 after success; 2 after bad input, which one sentence on stderr explains; 130 after Ctrl-C; 143 after SIGTERM; 141 where
+    the reader of the output has gone (``| head -1``), as for any command that a shell ends by SIGPIPE.
     """
     parsed = _parser().parse_args(arguments)
     from .._check import HVSError  # imports torch, which --help does not wait for
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         except KeyboardInterrupt as interrupt:
             print(f"\nhvs-aug {parsed.name}: {_stopped(interrupt)}", file=sys.stderr)
-            return 130
+            return 128 + getattr(interrupt, "signal", 2)
     return 0
 
 

@@ -74,7 +74,7 @@ def collate_images(samples: Sequence[Any], *, max_side: int | None = 1024, chann
         upright by EXIF; arrays and tensors must have that many channels. An image whose longer side exceeds ``max_side`` is
         reduced to it, antialiased, and counted in ``ImageBatch.downscaled``.
     Raises: HVSError for an unknown sample or image type, a size of 0, another number of channels, floating-point values outside
-        [0, 1], a file that does not decode, and a batch of which nothing is left.
+        [0, 1], a file that does not decode, or a batch whose samples were all left out.
 
     Example:
         >>> import torch
@@ -139,12 +139,12 @@ def _image_key(sample: Any) -> str | int | None:
 def _image_of(sample: Any, key: str | int | None, first: Any, index: int) -> Any:
     """Return a sample's image, after a check that the sample is built as the first one is."""
     if isinstance(first, Mapping):
-        alike = isinstance(sample, Mapping) and sample.keys() == first.keys()
+        is_alike = isinstance(sample, Mapping) and sample.keys() == first.keys()
     elif key == 0:
-        alike = type(sample) is type(first) and len(sample) == len(first)
+        is_alike = type(sample) is type(first) and len(sample) == len(first)
     else:
-        alike = not isinstance(sample, (tuple, list, Mapping))
-    if not alike:
+        is_alike = not isinstance(sample, (tuple, list, Mapping))
+    if not is_alike:
         fail(f"collate_images(samples[{index}])", f"the structure of samples[0], {_structure(first)}", _structure(sample))
     return sample if key is None else sample[key]
 

@@ -1,4 +1,4 @@
-"""What was read from a transform, as torchvision's lines, and what differs from the preset of that method: ``hvs-aug explain``."""
+"""``hvs-aug explain``: how a transform was converted, as torchvision lines, and what differs from a preset."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def explain(target: str, preset: str | None = None, register: str | Path | None 
 
 
 def differences(slots: Sequence[ViewSlot], others: Sequence[ViewSlot]) -> list[tuple[str, str, str]]:
-    """What differs, as (slot, ours, theirs): one row for each operation that only one of them has, or that has other arguments.
+    """The differences as (slot, ours, theirs): a row for each operation that only one has, or that has different arguments.
 
     Example:
         >>> from dataclasses import replace

@@ -34,10 +34,12 @@ _ACCOMPANY = ("geometries", "masks")  # what its batches have for each view
 
 @contextmanager
 def hard_views(*, candidates: int = 2, **sampler_options: Any) -> Iterator[list[HardPairSampler]]:
-    """Let ``lightly_train.pretrain`` train on hard views while the context is open: its methods ``dino`` and ``simclr``.
+    """Let ``lightly_train.pretrain`` train on hard views while the context is open: its methods ``dino``, ``dinov2``, ``simclr``.
 
     The views of a batch are chosen at the head of the training step, in the trainer's precision; ``geometries`` and ``masks`` are
-    those of the chosen views.
+    those of the chosen views. ``dinov2`` chooses by its loss of class tokens, with its centre or with Sinkhorn-Knopp as it
+    trains. Its masks are drawn for the chosen views, in its own step, so that candidates have no loss of patches; KoLeo is the
+    batch's, not an image's.
 
     Args:
         candidates: how many candidates are drawn for every view that is kept.
@@ -79,8 +81,10 @@ class _Candidates:
 
     def __init__(self, transform: Any, candidates: int) -> None:
         views: Any = getattr(transform, "transforms", None)
-        is_plain = isinstance(views, (list, tuple)) and type(transform).__name__ in ("DINOTransform", "SimCLRTransform")
-        require(is_plain, f"{_CALL}()", "a method whose views do not depend on each other: dino, simclr", type(transform).__name__)
+        known = ("DINOTransform", "DINOv2ViTTransform", "SimCLRTransform")
+        is_plain = isinstance(views, (list, tuple)) and type(transform).__name__ in known
+        expected = "a method whose views do not depend on each other: dino, dinov2, simclr"
+        require(is_plain, f"{_CALL}()", expected, type(transform).__name__)
         runs = [list(run) for _, run in groupby(views, key=id)]
         self.transform = transform
         self.transforms = [run[0] for run in runs for _ in range(candidates * len(run))]
@@ -106,10 +110,10 @@ class _Candidates:
 def _install(method: Any, transform: _Candidates, options: dict[str, Any]) -> HardPairSampler:
     """Make the sampler of a method, and choose at the head of its training step."""
     name, slots = type(method).__name__, transform.slots()
-    known = {"SimCLR": _of_simclr, "DINO": _of_dino}.get(name)
+    known = {"SimCLR": _of_simclr, "DINO": _of_dino, "DINOv2": _of_dinov2}.get(name)
     if known is None and not {"model", "loss"} <= options.keys():
         hint = "pass model= and loss=, functions of the method that return these."
-        fail(f"{_CALL}()", "the methods dino or simclr", name, hint)
+        fail(f"{_CALL}()", "the methods dino, dinov2 or simclr", name, hint)
     parts: tuple[Any, PairLoss | None, Any] = (None, None, None) if known is None else known(method)
     model, loss, teacher = (
         options.pop(key)(method) if key in options else part for key, part in zip(("model", "loss", "teacher"), parts, strict=True)
@@ -118,6 +122,8 @@ def _install(method: Any, transform: _Candidates, options: dict[str, Any]) -> Ha
     own = method.training_step
 
     def training_step(batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if hasattr(getattr(method, "dino_loss", None), "apply_center_update"):
+            method.dino_loss.apply_center_update()  # which is queued, and which its own step begins with
         hard = sampler.select(batch["views"])
         chosen = {key: _winners(slots, batch[key], hard.indices) for key in _ACCOMPANY if key in batch}
         loss: Tensor = own({**batch, "views": hard.views, **chosen}, batch_idx)
@@ -169,3 +175,31 @@ def _of_dino(method: Any) -> tuple[Callable[[Tensor], Any], PairLoss, Callable[[
         temperature, lambda: float(criterion.student_temp), lambda: getattr(criterion.center, "value", criterion.center)
     )
     return method._forward_student, loss, method._forward_teacher
+
+
+def _of_dinov2(method: Any) -> tuple[Callable[[Tensor], Any], PairLoss, Callable[[Tensor], Any]]:
+    schedule, args, criterion = sys.modules[type(method).__module__].linear_warmup_schedule, method.method_args, method.dino_loss
+
+    def class_tokens(embedding_model: Any, head: Any, views: Tensor) -> Any:
+        return head.dino_head.forward(embedding_model.wrapped_model.forward_features(views)["cls_token"])
+
+    def student(views: Tensor) -> Any:
+        return class_tokens(method.student_embedding_model, method.student_head, views)
+
+    def teacher(views: Tensor) -> Any:
+        return class_tokens(method.teacher_embedding_model, method.teacher_head, views)
+
+    def temperature() -> float:
+        """As at the head of its training step."""
+        return float(
+            schedule(
+                step=method.trainer.global_step,
+                warmup_steps=args.teacher_temp_warmup_steps,
+                start_value=args.teacher_temp_start,
+                end_value=args.teacher_temp_end,
+            )
+        )
+
+    is_assigned = args.center_method == "sinkhorn_knopp"
+    center = None if is_assigned else lambda: criterion.center
+    return student, DINOLoss(temperature, lambda: float(criterion.student_temp), center, sinkhorn=3 * is_assigned), teacher

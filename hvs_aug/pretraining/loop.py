@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -31,6 +28,7 @@ from .encoder_file import save_encoder
 from .methods import Method
 from .networks import patch_of
 from .progress import Progress
+from .signals import Interrupted, blocked_signals, deferred_signals, keep_working
 from .skipped import SkippedImages, naming_killers
 
 __all__ = [
@@ -105,14 +103,6 @@ class Settings:
             raise HVSError(said) from None
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, after the step was finished and the checkpoint written; ``checkpoint`` is its path, ``None`` without an ``out``."""
-
-    def __init__(self, step: int, checkpoint: Path | None) -> None:
-        super().__init__(f"stopped after step {step}")
-        self.step, self.checkpoint = step, checkpoint
-
-
 class Pretraining:
     """One run: the method, its sampler and its optimiser, and how far it has come.
 
@@ -173,12 +163,13 @@ class Pretraining:
         """Train to the end, or to step ``stop_at``, and return the metrics of every ``log_every``-th step.
 
         With ``out``, metrics go to ``metrics.jsonl`` there, the run to ``checkpoint.safetensors`` after every epoch and on
-        Ctrl-C, and in the end the encoder alone to ``encoder.safetensors``; the images that the dataset skipped, with the reason
-        of each, to ``skipped.txt``. Nothing else is written before the first step is done. ``progress`` shows a bar or lines
-        (:class:`Progress`).
+        Ctrl-C, SIGTERM and SIGUSR1, which goes on, and in the end the encoder alone to ``encoder.safetensors``; the images that the
+        dataset skipped, with the reason of each, to ``skipped.txt``. Nothing else is written before the first step is done.
+        ``progress`` shows a bar or lines (:class:`Progress`).
 
-        Raises: Interrupted after Ctrl-C; HVSError if the loss is no longer finite, if more than the share ``max_skipped`` of the
-            images were skipped (by default 1 %, and more than 10), or if a file ended the process that read it.
+        Raises: Interrupted after Ctrl-C or SIGTERM; HVSError if the loss is no longer finite, if more than the share
+            ``max_skipped`` of the images were skipped (by default 1 %, and more than 10), or if a file ended the process that
+            read it.
         """
         stop = self.total if stop_at is None else min(stop_at, self.total)
         if out is not None:
@@ -194,7 +185,7 @@ class Pretraining:
             done=self.step,
             is_shown=progress,
         )
-        with _deferred_interrupt() as interrupted, shown:
+        with deferred_signals() as asked, shown:
             while self.step < stop:
                 for images, waited in _timed(naming_killers(self._rest_of_epoch(stop), self.dataset)):
                     skipped.add(images.skipped)
@@ -207,12 +198,15 @@ class Pretraining:
                         if out is not None:
                             _append(out / METRICS, metrics)
                     shown.advance(metrics)
-                    if interrupted():
+                    if asked.stop is not None:
                         break
+                    if asked.checkpoint and out is not None:
+                        asked.checkpoint = False
+                        self.save(out / CHECKPOINT)
                 if out is not None:
                     self.save(out / CHECKPOINT)
-                if interrupted():
-                    raise Interrupted(self.step, None if out is None else out / CHECKPOINT)
+                if asked.stop is not None:
+                    raise Interrupted(self.step, None if out is None else out / CHECKPOINT, asked.stop)
                 shown.end_epoch()
         if out is not None and self.step == self.total:
             self.save_encoder(out / ENCODER)
@@ -314,10 +308,11 @@ class Pretraining:
             collate_fn=_collate,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_ignore_interrupt,
+            worker_init_fn=keep_working,
             generator=torch.Generator(),  # the default one is the global random state
         )
-        return iter(loader)
+        with blocked_signals():
+            return iter(loader)
 
 
 def fitting_size(images: Images, method: str, encoder: str | None = None) -> int:
@@ -421,29 +416,3 @@ def _cut_metrics(path: Path, step: int) -> None:
             break
     with whole_file(path) as partial:
         partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-
-def _ignore_interrupt(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the main one finishes its step, for which it needs the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a flag, so that no step is cut in half; a second one stops at once."""
-    asked = threading.Event()
-
-    def ask(number: int, frame: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-        os.write(2, b"\nstopping after this step; Ctrl-C again to stop at once\n")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)

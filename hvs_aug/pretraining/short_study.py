@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .._check import fail, require
+from .._check import fail, require, require_name
 from ..analysis.paired import paired_difference
 from ..data.batch import ImageBatch
 from ..data.collate import collate_images
@@ -55,6 +55,7 @@ def short_study(
     Returns: one row for each run: ``arm``, ``seed``, ``epochs``, ``knn``, ``knn_augmented`` and ``probe`` in percent.
     Raises: HVSError if there is one class only, or the budget is too small for one seed.
     """
+    require_name(method, METHODS, "--method")
     require(budget_minutes > 0, "--budget-minutes", "minutes above 0", budget_minutes)
     split, side = labelled_images(data, images, size, method)
     strided = METHODS[method].fewest > 1 and side < 64
@@ -161,7 +162,7 @@ def _affordable(seconds: float, epoch: float, seeds: int) -> tuple[int, int]:
         "--budget-minutes",
         f"at least {needed:.1f} minutes, which one epoch of three runs takes",
         seconds / 60,
-        "or fewer --images.",
+        "give more minutes, or fewer --images.",
     )
 
 

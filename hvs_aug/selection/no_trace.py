@@ -1,4 +1,4 @@
-"""Forwards without a trace: the state of every module that runs is kept before it runs, and put back afterwards.
+"""Forward passes without a trace: the state of every module that runs is saved before, and restored afterwards.
 
 What runs is seen where every module is called, in ``nn.Module.__call__``. From the first scoring forward on, a function stands
 there that tells an open :func:`untraced` of the module and calls the original: 0.3 µs a call. It stays: since Python 3.12 a class
@@ -44,7 +44,7 @@ def untraced(
     restore_buffers: bool = True,
     memory: Memory | None = None,
 ) -> Iterator[None]:
-    """Run forwards inside, and find the modules, the gradients and the random state outside as they were, also after an error.
+    """A context for forward passes: afterwards modules, gradients and random states are as before, also after an error.
 
     Kept, of every module that runs: buffers (BatchNorm statistics, a queue, a centre, a quantisation observer's range) by
     identity, value, shape, dtype and absence; ``training`` flags; which parameters, submodules and hooks there are; gradients.
@@ -219,7 +219,7 @@ class _Kept:
         few = [part.values if part.values is not None and part.values.bytes <= _REMEMBERED else None for part in self._parts]
         self._memory.values = few
         if any(written):
-            hint = "leave its backward pass away where torch.is_grad_enabled() is False."
+            hint = "let it skip its backward pass if torch.is_grad_enabled() is False."
             fail(_CALL, "a model whose forward writes into no gradients", "one that did, which cannot be undone", hint)
 
 

@@ -1,4 +1,4 @@
-"""Scoring at a fraction of the side: which side a model can take, and how views that exist already are reduced to it."""
+"""Scoring at a fraction of the side: which sides a model can take, and how rendered views are reduced."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _numbers = itertools.count()
 
 
 class OwnGenerator:
-    """A CPU generator that shares its draws with no other: not with another module, rank, worker process or epoch of workers.
+    """A CPU generator whose draws differ from those of every other module, rank, worker process and epoch of workers.
 
     It starts from ``torch.initial_seed()``, this process's rank, and the number of modules that were made before it; in a
     worker of a DataLoader from the seed that the loader gave that worker. Equal seeds and an equal order of construction give
@@ -88,8 +88,8 @@ def identities(slots: tuple[ViewSlot, ...]) -> dict[str, Tensor]:
 def draw_slot(slot: ViewSlot, index: int, sizes: Tensor, generator: torch.Generator) -> ViewParams:
     """Draw the candidates of one slot for images of the given sizes.
 
-    Every operation has a stream of uniform numbers of its own, which depends on its name: to change, add or leave out one changes
-    no other's draws.
+    Every operation has its own stream of uniform numbers, which depends on its name. So changing, adding or removing one
+    operation does not change the draws of the others.
 
     Shape: sizes ``(B, 2)`` int64, on the CPU -> ViewParams of ``slot.candidates`` views on the CPU.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,17 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         partial.write_text("half of the n")
         raise RuntimeError("disk")
     assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
+    path, killed = tmp_path / "file", subprocess.Popen(["true"])
+    killed.wait()
+    left, others = tmp_path / f".file.{killed.pid}", [tmp_path / f".file.{os.getppid()}", tmp_path / f".other.{killed.pid}"]
+    for half in (left, *others):
+        half.write_text("half of")
+    with whole_file(path) as partial:
+        partial.write_text("whole")
+    assert sorted(tmp_path.iterdir()) == sorted([path, *others])
 
 
 def test_an_optimiser_continues_bit_for_bit() -> None:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from hvs_aug._check import HVSError
 from hvs_aug.pretraining.build import METHODS
 from hvs_aug.pretraining.loop import (
-    Interrupted,
     Pretraining,
     Settings,
     fitting_size,
@@ -127,40 +123,6 @@ def test_hard_views_have_more_loss_than_all_pairs() -> None:
     hard, scored = run.sampler(batch, params=params), run.sampler.score(batch, params=params)
     rows, columns = torch.triu_indices(6, 6, 1)
     assert torch.equal(hard.loss, scored.table[rows, columns].amax(0))
-
-
-class Interrupting(Noise):
-    """Sends Ctrl-C to this process when it is asked for its fifteenth image."""
-
-    def __getitem__(self, index: int, /) -> tuple[Tensor, int]:
-        if len(self.asked) == 14:
-            os.kill(os.getpid(), signal.SIGINT)
-        return super().__getitem__(index)
-
-
-def test_ctrl_c_finishes_the_step_and_leaves_a_checkpoint_that_resumes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Interrupted) as caught:
-        small_run(images=Interrupting()).run(tmp_path / "stopped", progress=False)
-    assert signal.getsignal(signal.SIGINT) is handler
-    assert "stopping after this step" in capfd.readouterr().err
-    path = tmp_path / "stopped" / "checkpoint.safetensors"
-    assert (caught.value.step, caught.value.checkpoint) == (4, path) and saved(tmp_path / "stopped")[1]["step"] == 4
-    Pretraining.resume(path, Noise()).run(tmp_path / "stopped", progress=False)
-    small_run().run(tmp_path / "whole", progress=False)
-    assert_equal_runs(tmp_path / "whole", tmp_path / "stopped")
-
-
-def test_a_second_ctrl_c_stops_at_once() -> None:
-    class Twice(Noise):
-        def __getitem__(self, index: int, /) -> tuple[Tensor, int]:
-            os.kill(os.getpid(), signal.SIGINT)
-            return super().__getitem__(index)
-
-    images = Twice()
-    with pytest.raises(KeyboardInterrupt) as caught:
-        small_run(images=images).run(progress=False)
-    assert not isinstance(caught.value, Interrupted) and len(images.asked) == 1
 
 
 def test_lines_of_steps_that_are_computed_again_are_cut(tmp_path: Path) -> None:

@@ -87,6 +87,17 @@ class TestDINO:
         expected = reference.dino_table(student, dict(enumerate(teacher)), TWO_GLOBALS, torch.zeros(64), 0.04, 0.1)
         close(DINOLoss(0.04, 0.1).table(student, teacher), expected)
 
+    def test_sinkhorn_targets(self) -> None:
+        student, teacher = torch.randn(2, 7, 3, 40)
+        table = DINOLoss(0.5, 0.2, sinkhorn=3).table(pieces(student), teacher_pieces(teacher), MULTI_CROP)
+        assigned = reference.sinkhorn(teacher[GLOBAL,].flatten(0, 1), 0.5, 3).view(4, 3, 40)
+        targets = dict(zip(GLOBAL, assigned.log(), strict=True))  # whose softmax at temperature 1 they are
+        close(table, reference.dino_table(student, targets, MULTI_CROP, torch.zeros(40), 1.0, 0.2), 1e-4)
+        with pytest.raises(HVSError, match=r"DINOLoss\(center\): expected None beside sinkhorn"):
+            DINOLoss(0.04, 0.1, torch.zeros(40), sinkhorn=3)
+        with pytest.raises(HVSError, match=r"DINOLoss\(sinkhorn\): expected a number of iterations"):
+            DINOLoss(sinkhorn=-1)
+
     def test_sum_over_a_set_is_the_methods_loss(self) -> None:
         student, teacher = torch.randn(2, 7, 3, 40)
         center = torch.randn(40)

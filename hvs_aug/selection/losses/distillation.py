@@ -13,11 +13,12 @@ from torch import Tensor
 from ..._check import fail, require
 from ...views.recipe import ViewSlot
 from .pair import Output, PairLoss, SlotOutputs, as_tensor, block_bytes, require_positive, slot_ranges, spread
+from .sinkhorn import log_assignments
 
 __all__ = ["DINOLoss", "IBOTLoss"]
 
-Live: TypeAlias = "float | Callable[[], float]"
-LiveCenter: TypeAlias = "Tensor | Callable[[], Tensor] | None"
+Live: TypeAlias = float | Callable[[], float]
+LiveCenter: TypeAlias = Tensor | Callable[[], Tensor] | None
 
 # exp(-80) is 2e-35: lost in a sum that holds exp(0), while smaller numbers become subnormal, which CPUs add slowly.
 _LOWEST = -80.0
@@ -35,17 +36,24 @@ class DINOLoss(PairLoss):
     (4 MiB each on a CPU, 64 MiB on a device) and the table's (V, V, B) floats. No log-softmax is written down: ``CE =
     logsumexp(s / temperature) - softmax(t) . s / temperature``, with one product of all teacher and all student views per block.
 
+    With ``sinkhorn`` the targets are assignments, in the place of the centred softmax: Sinkhorn-Knopp of the teacher's outputs
+    over its temperature, of all global candidates together, as DINOv2 and DINOv3 assign both global views together. This takes
+    the memory of the teacher's outputs once more in float32.
+
     Shape: (v, B, K) per slot, the teacher's for global slots only -> (V, V, B); the diagonal is 0.
-    Source: DINO, arXiv 2104.14294, equations 2 and 3 and algorithm 1.
+    Source: DINO, arXiv 2104.14294, equations 2 and 3 and algorithm 1; DINOv2, arXiv 2304.07193, section 4.
 
     Args:
         teacher_temperature: above 0, or a function without arguments that returns it.
         student_temperature: above 0, likewise; 0.1 in the paper.
         center: K numbers in any shape, or a function that returns them, read at every call; ``None`` for 0.
+        sinkhorn: iterations of Sinkhorn-Knopp, 3 in DINOv2; 0 for the softmax of DINO.
+        gather: with ``sinkhorn``, assign over the batch of all processes, as those repos do: each sends 4 iterations K
+            bytes, and every process has to score at the same steps.
 
     Raises:
-        HVSError: if a temperature is not positive, no teacher's outputs are given, or the widths of teacher, student and
-            center differ.
+        HVSError: if a temperature is not positive, there is a centre beside ``sinkhorn``, no teacher's outputs are given, or the
+            widths of teacher, student and center differ.
 
     Example:
         >>> import torch
@@ -56,17 +64,29 @@ class DINOLoss(PairLoss):
 
     needs_teacher = True
 
-    def __init__(self, teacher_temperature: Live = 0.04, student_temperature: Live = 0.1, center: LiveCenter = None) -> None:
+    def __init__(
+        self,
+        teacher_temperature: Live = 0.04,
+        student_temperature: Live = 0.1,
+        center: LiveCenter = None,
+        *,
+        sinkhorn: int = 0,
+        gather: bool = True,
+    ) -> None:
         self.teacher_temperature = _checked(teacher_temperature, "DINOLoss(teacher_temperature)")
         self.student_temperature = _checked(student_temperature, "DINOLoss(student_temperature)")
-        self.center = center
+        is_count = isinstance(sinkhorn, int) and not isinstance(sinkhorn, bool) and sinkhorn >= 0
+        require(is_count, "DINOLoss(sinkhorn)", "a number of iterations, or 0", sinkhorn)
+        require(not sinkhorn or center is None, "DINOLoss(center)", "None beside sinkhorn, which needs no centre", center)
+        self.center, self.sinkhorn, self.gather = center, sinkhorn, gather and sinkhorn > 0
 
     @classmethod
     def like(cls, loss: Any, epoch: int | Callable[[], int] | None = None) -> DINOLoss:
         """The same loss as a repo's own module, whose temperatures and centre are read, by attribute, at every table.
 
-        The module is never called, because its forward moves the centre. Understood are facebookresearch/dino's and ibot's
-        (``student_temp``, ``teacher_temp_schedule[epoch]``, ``center``) and lightly's (``teacher_temp`` after its warm-up epochs).
+        The module is never called, because its forward moves the centre. It can be facebookresearch/dino's, ibot's
+        (``student_temp``, ``teacher_temp_schedule[epoch]``, ``center``) or lightly's (``teacher_temp`` after its warm-up
+        epochs).
 
         Args:
             loss: the repo's module.
@@ -90,7 +110,8 @@ class DINOLoss(PairLoss):
         return math.log(width)
 
     def __repr__(self) -> str:
-        return f"DINOLoss({_value(self.teacher_temperature)}, {_value(self.student_temperature)})"
+        more = f", sinkhorn={self.sinkhorn}, gather={self.gather}" if self.sinkhorn else ""
+        return f"DINOLoss({_value(self.teacher_temperature)}, {_value(self.student_temperature)}{more})"
 
     def _table(
         self, student: SlotOutputs, teacher: SlotOutputs | None, slots: Sequence[ViewSlot], extras: Mapping[str, Tensor]
@@ -98,6 +119,12 @@ class DINOLoss(PairLoss):
         first = [as_tensor("DINOLoss.table(student)", output) for output in student]
         second = [as_tensor("DINOLoss.table(teacher)", output) for output in teacher or () if output is not None]
         temperatures = _temperatures(self, "teacher_temperature", "student_temperature")
+        if self.sinkhorn:
+            require(len({part.shape[-1] for part in second}) == 1, "DINOLoss.table(teacher)", "outputs of one width", second)
+            rows = torch.cat([part.flatten(0, 1) for part in second])
+            assigned = log_assignments(rows, temperatures[0], self.sinkhorn, self.gather).view(-1, *second[0].shape[1:])
+            # Their softmax at temperature 1 is the assignments.
+            second, temperatures = list(torch.split(assigned, [len(part) for part in second])), (1.0, temperatures[1])
         return _class_terms("DINOLoss", first, second, _value(self.center), temperatures, slots)
 
 

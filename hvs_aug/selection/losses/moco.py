@@ -17,7 +17,7 @@ from .pair import PairLoss, SlotOutputs, as_tensor, block_bytes, joined, require
 
 __all__ = ["MoCoLoss"]
 
-Queue: TypeAlias = "Tensor | Callable[[], Tensor] | None"
+Queue: TypeAlias = Tensor | Callable[[], Tensor] | None
 
 
 class MoCoLoss(PairLoss):

@@ -7,18 +7,17 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..._check import fail, require
 from ...views.recipe import ViewSlot
-from .gathered import is_distributed
 from .pair import PairLoss, SlotOutputs, as_tensor, joined, require_positive, slot_ranges, spread
+from .sinkhorn import log_assignments
 
 __all__ = ["SwAVLoss"]
 
-Live: TypeAlias = "float | Callable[[], float]"
+Live: TypeAlias = float | Callable[[], float]
 
 
 class SwAVLoss(PairLoss):
@@ -185,25 +184,10 @@ class SwAVLoss(PairLoss):
         return torch.where(is_full, queue.detach().float() @ weight.t(), -torch.inf)
 
     def _assignments(self, scores: Tensor, queued: Tensor | None, epsilon: float) -> Tensor:
-        """Of scores (G, B, K) the assignments (parts, G, B, K), each a distribution over prototypes.
-
-        In logarithms, so that nothing overflows. Each iteration divides by the sums over the batch, then by those over the
-        prototypes; the factors 1/K and 1/B of the algorithm cancel.
-        """
+        """Of scores (G, B, K) the assignments (parts, G, B, K), each a distribution over prototypes."""
         batch = scores.shape[1]
-        weights = scores[None]
+        rows = scores[None]
         if queued is not None:
-            parts, rows = queued.shape[:2]
-            more = queued[:, None].expand(parts, len(scores), rows, -1)
-            weights = torch.cat([weights.expand(parts, *scores.shape), more], 2)
-        present = weights.isfinite().all(-1, keepdim=True)
-        weights = torch.where(present, weights / epsilon, -torch.inf)
-        for _ in range(self.iterations):
-            sums = weights.logsumexp(2, keepdim=True)
-            if self.gather and is_distributed() and dist.get_world_size() > 1:
-                others = [torch.empty_like(sums) for _ in range(dist.get_world_size())]
-                dist.all_gather(others, sums)
-                sums = torch.stack(others).logsumexp(0)
-            weights = weights - sums
-            weights = torch.where(present, weights - weights.logsumexp(3, keepdim=True), -torch.inf)
-        return weights[:, :, :batch].exp()
+            more = queued[:, None].expand(-1, len(scores), -1, -1)
+            rows = torch.cat([rows.expand(len(queued), *scores.shape), more], 2)
+        return log_assignments(rows, epsilon, self.iterations, self.gather)[:, :, :batch].exp()
