@@ -30,8 +30,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -255,9 +254,7 @@ def is_same(one: Any, other: Any) -> bool:
     return same and (metrics, state, encoder) == (metrics2, state2, encoder2)
 
 
-def kill_runs(
-    folder: Path, count: int, context: Any, seed: int = 0, show: Callable[[str], None] = partial(print, flush=True)
-) -> list[dict[str, Any]]:
+def kill_runs(folder: Path, count: int, context: Any, seed: int = 0) -> list[dict[str, Any]]:
     """Kill so many runs, resume each, and compare it with an unbroken one."""
     moments = random.Random(seed)
     data = make_images(folder / "data", BATCH * 16)
@@ -294,7 +291,7 @@ def kill_runs(
         left = sorted(path.name for path in out.iterdir() if path.name.startswith("."))
         row = {"part": "kill", "way": way, "workers": workers, "resumed_at": step, "survived": survived and is_alone(process.pid)}
         rows.append({**row, "survived": row["survived"] and not left})
-        show(f"kill {number}: {rows[-1]}")
+        print(f"kill {number}: {rows[-1]}", flush=True)
     return rows
 
 
