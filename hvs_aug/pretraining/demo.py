@@ -47,6 +47,7 @@ MEASURES = ("kNN", "kNN, augmented queries", "linear probe")
 NEXT = """\
 where to go next:
   hvs-aug pretrain --data IMAGES --scoring cheap   pretrain on your own images
+  hvs-aug study --data CLASS_FOLDERS               whether they are worth their cost there
   hvs-aug benchmark --data IMAGES                  what hard views cost with them, on this machine
   hvs_aug.wrap(loader, model=..., loss=...)        hard views in a training loop of your own"""
 
@@ -219,8 +220,8 @@ def _write_report(
     report = Report("Hard views and random views", f"{results['method']} on {len(tiles.names)} photographs, equal epochs and seeds")
     report.text(
         f"{results['train_tiles']:,} training and {results['test_tiles']:,} test tiles, from disjoint bands of the photographs "
-        "that scikit-image and scikit-learn carry; a tile's label is its photograph. The tiles of one photograph are much alike, and "
-        "the network is small: this shows that the parts work, and what this setting can tell apart."
+        "that scikit-image and scikit-learn carry; a tile's label is its photograph. The tiles of one photograph are much alike, "
+        "and the network is small: this shows that the parts work, and what this setting can tell apart."
     )
     report.heading(f"Accuracy, %, mean of {seeds} seeds")
     report.table(
