@@ -1,11 +1,11 @@
-# make demo | test | test-oldest | lint | docs | wheel | bench | gpu | mutants: each sets up what it needs, once; a change of
-# setup.cfg installs again.
+# make demo | test | test-oldest | test-frameworks | lint | docs | wheel | bench | gpu | mutants: each sets up what it needs,
+# once; a change of setup.cfg installs again.
 PYTHON ?= python3
 VENV ?= .venv
 BENCHMARKS = $(filter-out mutants forked_tests,$(basename $(notdir $(shell grep -l __main__ benchmarks/*.py))))
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test test-oldest lint docs wheel bench gpu mutants
+.PHONY: demo test test-oldest test-frameworks lint docs wheel bench gpu mutants
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed-demo
@@ -25,6 +25,17 @@ $(OLDEST)/installed: setup.cfg tests/lower_bounds.py
 	$(PYTHON) tests/lower_bounds.py > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(OLDEST)/constraints.txt \
 		--editable '.[demo,lightly,lightning]' hypothesis pytest pytest-xdist
+	touch $@
+
+# With every framework that there is an integration for, from its own package (1.1 GB beside what the suite needs).
+FRAMEWORKS = $(VENV)-frameworks
+test-frameworks: $(FRAMEWORKS)/installed
+	OMP_NUM_THREADS=1 $(FRAMEWORKS)/bin/python -m pytest tests/integrations tests/views/test_albumentations.py \
+		tests/distributed/test_wrapped_loaders.py
+
+$(FRAMEWORKS)/installed: setup.cfg
+	test -x $(FRAMEWORKS)/bin/python || $(PYTHON) -m venv $(FRAMEWORKS)
+	$(FRAMEWORKS)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,frameworks]'
 	touch $@
 
 lint: $(VENV)/installed-dev

@@ -1,10 +1,10 @@
-"""What choosing views costs, and what each cheap way to score loses by it.
+"""The cost of choosing views, and how much hardness each cheap way of scoring keeps.
 
-Two questions of one workload (a method, a network, a size), answered apart:
+Two things are measured for a workload (a method, a network, a size), separately:
 
-- *Cost*: the contestants take training steps in turn, in one process, in an order shuffled anew for each round. Reported are
-  medians, and per contestant the ratio to training on random views. ``bound`` is the same ratio in arithmetic, counted by
-  ``torch.utils.flop_counter``: what a contestant cannot go below as long as it does these multiplications.
+- *Cost*: the contestants take training steps in turn, in one process, in an order shuffled anew for each round. The rows hold
+medians, and for each contestant the ratio to training on random views. ``bound`` is this ratio by the number of operations,
+counted by ``torch.utils.flop_counter``: no contestant that does these operations can be cheaper.
 - *Hardness captured*: a network is trained; at several points of the run each contestant chooses from the same candidates of
   images that are not trained on, and its choice is judged by the losses at full size: 1 is the true hardest, 0 a random choice.
   The choice is judged in the mode in which it is made, so a network with dropout does not reach 1.
@@ -62,7 +62,7 @@ _RANDOM_DRAWS = 32
 
 
 class Trainee(Protocol):
-    """What is trained: the methods of ``hvs_aug.pretraining`` are such, and so is an ``nn.Module`` with these attributes."""
+    """What is trained: a method of ``hvs_aug.pretraining``, or another ``nn.Module`` with these attributes."""
 
     pair_loss: Any
     fewest: int
@@ -82,7 +82,7 @@ class Trainee(Protocol):
 
 
 class Chooser(Protocol):
-    """A way to choose views: a HardPairSampler, or anything that is called like one."""
+    """A way to choose views: a HardPairSampler, or another callable with the same arguments."""
 
     def __call__(self, images: Any, extras: Any = None, *, params: ViewParams | None = None) -> HardViews: ...
 
@@ -210,7 +210,7 @@ def measure(
         workload: what is trained, on what.
         contestants: factories by name; one of them is :data:`FULL`. Random views are added.
         repeats, warmup: rounds of timing that count, and that do not.
-        points: after how many training steps choices are judged; a network that has learned nothing says little.
+        points: the numbers of training steps after which choices are judged. An untrained network says little.
         judged: batches that are judged at each point.
         progress: shown around a list, as tqdm does it.
 

@@ -192,7 +192,9 @@ def _chart_bytes(figure: Figure) -> tuple[str, bytes]:
 
 
 def _photograph_bytes(figure: Figure) -> tuple[str, bytes]:
-    return "image/webp", _encoded(_pixels(figure), "WEBP", quality=80, method=4)
+    picture = _pixels(figure)
+    picture.thumbnail((1400, 20_000), Image.Resampling.LANCZOS)  # wider than the page is of no use
+    return "image/webp", _encoded(picture, "WEBP", quality=72, method=4)
 
 
 def _pixels(figure: Figure) -> Image.Image:

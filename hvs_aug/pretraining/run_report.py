@@ -59,7 +59,7 @@ def run_report(
         report.heading("What the model finds hardest")
         _shown(folder, data, count, seed, on_error).add_to(report)
     if settings:
-        report.heading("Settings").facts({name: "default" if value is None else value for name, value in settings.items()})
+        report.heading("Settings").facts({name: value for name, value in settings.items() if value is not None})
         report.heading("Versions and machine").facts(state.get("machine") or machine())
     target = (folder if out is None else out) / REPORT
     with whole_file(target) as file:
