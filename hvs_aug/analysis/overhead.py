@@ -459,9 +459,11 @@ def hardness(
 def recommend(rows: Sequence[Mapping[str, Any]], limit: float = 1.10, least: float = 0.85) -> Mapping[str, Any]:
     """The row to use: of those within ``limit`` times a step of random views the one that captures most; where none of them
     captures at least ``least``, the cheapest of all that do; where none does, the one that captures most.
+
+    A row is within the limit if three quarters of its rounds were (``ratio_quartiles``), not the median alone.
     """
     chosen = [row for row in rows if row["setting"] != RANDOM]
-    within = [row for row in chosen if row["ratio"] <= limit and row["captured"] >= least]
+    within = [row for row in chosen if _spread(row)[1] <= limit and row["captured"] >= least]
     if within:
         return max(within, key=lambda row: row["captured"])
     enough = [row for row in chosen if row["captured"] >= least]
@@ -469,11 +471,29 @@ def recommend(rows: Sequence[Mapping[str, Any]], limit: float = 1.10, least: flo
 
 
 def advice(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say in two lines which setting to use, what it will cost and what it keeps."""
+    """Say which setting to use, what it costs and what it keeps, with the quartiles of the rounds, and where to doubt it."""
     best = recommend(rows)
     words = "".join(f", {name}={_written(value)}" for name, value in OPTIONS.get(best["setting"], {}).items())
-    extra = f"{100 * (best['ratio'] - 1):.0f} % more time a step than random views"
-    return f"use {best['setting']}: HardPairSampler(model, loss, views{words})\n{extra}, {best['captured']:.0%} of the hardness"
+    low, high = _spread(best)
+    spread = "" if low == high else f" (half of the rounds: {low - 1:+.0%} to {high - 1:+.0%})"
+    lines = [
+        f"use {best['setting']}: HardPairSampler(model, loss, views{words})",
+        f"it takes {best['ratio'] - 1:+.0%} time a step against random views{spread}, "
+        f"and captures {best['captured']:.0%} of the hardness",
+    ]
+    if best["captured"] < 0.85:
+        lines.append(
+            "no setting captures 85 % of the hardness here; more candidates, or a network that is trained further, may change that"
+        )
+    if high - low > 0.2:
+        lines.append("the rounds differ much: something else used this machine; measure again before you rely on these times")
+    return "\n".join(lines)
+
+
+def _spread(row: Mapping[str, Any]) -> tuple[float, float]:
+    """The quartiles of a row's time ratio over the rounds."""
+    low, high = row.get("ratio_quartiles", (row["ratio"], row["ratio"]))
+    return low, high
 
 
 def _written(value: Any) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import io
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from .._check import fail, require
+from ..data.batch import ImageBatch
 from ..data.collate import collate_images
 from ..data.raw_images import RawImages
 from ..data.sources import printable
@@ -26,13 +29,13 @@ from ..views.params import ViewParams
 from ..views.recipe import ViewSlot
 from .machine import machine
 from .metrics import expected_loss, mean_over_pairs
-from .sheet import contact_sheet, labels, panels
+from .sheet import Panel, contact_sheet, labels, panels
 from .style import DARK, LIGHT, Theme
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Draw", "Report", "inspect"]
+__all__ = ["Draw", "Report", "ShownViews", "inspect", "png"]
 
 Draw: TypeAlias = "Callable[[Theme], Figure]"
 """Draws a figure in the colours of a theme."""
@@ -189,7 +192,9 @@ def _chart_bytes(figure: Figure) -> tuple[str, bytes]:
 
 
 def _photograph_bytes(figure: Figure) -> tuple[str, bytes]:
-    return "image/webp", _encoded(_pixels(figure), "WEBP", quality=80, method=4)
+    picture = _pixels(figure)
+    picture.thumbnail((1400, 20_000), Image.Resampling.LANCZOS)  # wider than the page is of no use
+    return "image/webp", _encoded(picture, "WEBP", quality=72, method=4)
 
 
 def _pixels(figure: Figure) -> Image.Image:
@@ -272,40 +277,75 @@ def inspect(
     Raises:
         HVSError: if there is no image, one does not decode, or matplotlib is not installed.
     """
-    require(isinstance(count, int) and count >= 1, "inspect(count)", "at least one image", count)
     views = CandidateViews.preset(preset, size=size, candidates=candidates) if sampler is None else sampler.views
+    require(isinstance(count, int) and count >= 1, "inspect(count)", "at least one image", count)
     if views is None:
         fail("inspect(sampler)", "a sampler made with views that it can render", "slots without recipes")
     images = RawImages(data, on_error, return_path=True)
-    shown = [images[round(place)] for place in torch.linspace(0, len(images) - 1, min(count, len(images))).tolist()]
-    batch, _, paths = collate_images(shown)
-    batch = batch.to(device)
-    params = views.make_params(batch, torch.Generator().manual_seed(seed))
-    table = indices = None
-    if sampler is not None:
-        scored = sampler.score(batch, None if extras is None else extras(len(batch)), params=params)
-        table, params = scored.table, scored.params
-        indices = exact(table, sampler.slots, local_pairs=sampler.loss.local_pairs)
-    names = [printable(os.path.basename(path)) for path in paths]
-    title = "Candidate views" if sampler is None else "Candidate views, and the hardest"
-    shown_panels = panels(batch, views, params, table, indices, names)
-
-    def draw(theme: Theme) -> Figure:
-        return contact_sheet(shown_panels, views.slots, title, theme=theme)
-
-    picture = png(draw(LIGHT))
+    shown = ShownViews.of(images, views, sampler, extras=extras, device=device, count=count, seed=seed)
+    picture = png(shown.draw(LIGHT))
     target = Path(out) / "contact_sheet.png"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(picture)
-    page = Report(f"Contact sheet of {len(names)} images", "; ".join(map(_described, views.slots))).photographs(
-        draw, alt=f"Candidate views of {len(names)} images: {', '.join(names)}"
-    )
-    if batch.skipped:
-        page.heading("Left out").table([dict(zip(("image", "reason"), line.split(": ", 1), strict=True)) for line in batch.skipped])
-    if indices is not None and table is not None:
-        page.heading("What was chosen").table(_chosen_rows(names, params, table, indices, views.slots))
+    page = Report(f"Contact sheet of {len(shown.names)} images", "; ".join(map(_described, views.slots)))
+    shown.add_to(page)
     page.heading("Versions and machine").facts(machine(device))
     return target, page.write(target.with_suffix(".html"))
+
+
+@dataclass(eq=False)
+class ShownViews:
+    """Candidate views of some images and, where a model scored them, the hardest: a contact sheet, and a table of the choice."""
+
+    batch: ImageBatch
+    views: CandidateViews
+    params: ViewParams
+    names: list[str]
+    table: Tensor | None = None
+    indices: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        images: RawImages,
+        views: CandidateViews,
+        sampler: HardPairSampler | None,
+        *,
+        extras: Callable[[int], Mapping[str, Tensor]] | None,
+        device: torch.device | str,
+        count: int,
+        seed: int,
+    ) -> ShownViews:
+        """Draw, and score, the candidates of images that are spread evenly over the data; it returns their paths, too."""
+        places = torch.linspace(0, len(images) - 1, min(count, len(images))).tolist()
+        batch, _, paths = collate_images([images[round(place)] for place in places])
+        names = [printable(os.path.basename(path)) for path in paths]
+        batch = batch.to(device)
+        params = views.make_params(batch, torch.Generator().manual_seed(seed))
+        if sampler is None:
+            return cls(batch, views, params, names)
+        scored = sampler.score(batch, None if extras is None else extras(len(batch)), params=params)
+        indices = exact(scored.table, sampler.slots, local_pairs=sampler.loss.local_pairs)
+        return cls(batch, views, scored.params, names, scored.table, indices)
+
+    @functools.cached_property
+    def _panels(self) -> list[Panel]:
+        return panels(self.batch, self.views, self.params, self.table, self.indices, self.names)
+
+    def draw(self, theme: Theme) -> Figure:
+        """The contact sheet."""
+        title = "Candidate views" if self.indices is None else "Candidate views, and the hardest"
+        return contact_sheet(self._panels, self.views.slots, title, theme=theme)
+
+    def add_to(self, page: Report) -> None:
+        """Add the contact sheet, the images that were left out, and what was chosen."""
+        page.photographs(self.draw, alt=f"Candidate views of {len(self.names)} images: {', '.join(self.names)}")
+        if self.batch.skipped:
+            rows = [dict(zip(("image", "reason"), line.split(": ", 1), strict=True)) for line in self.batch.skipped]
+            page.heading("Left out").table(rows)
+        if self.indices is not None and self.table is not None:
+            rows = _chosen_rows(self.names, self.params, self.table, self.indices, self.views.slots)
+            page.heading("What was chosen").table(rows)
 
 
 def _described(slot: ViewSlot) -> str:

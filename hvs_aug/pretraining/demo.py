@@ -201,7 +201,7 @@ def _verdict(results: Mapping[str, Any]) -> list[str]:
     lines = ["hard less random views, mean over the seeds and 95 % interval:"]
     lines += [f"{measure}: {found['words']}: {found['verdict']}" for measure, found in results["differences"].items()]
     knn = {name: statistics.fmean(of["kNN"]) for name, of in results["accuracy"].items()}
-    lines.append(f"training with random views adds {knn['random'] - knn['untrained']:.1f} points of kNN to the untrained network")
+    lines.append(f"Training with random views adds {knn['random'] - knn['untrained']:.1f} points of kNN to the untrained network")
     return lines
 
 
@@ -234,7 +234,7 @@ def _write_report(
     report.table(
         [{"measure": measure, "difference": of["words"], "": of["verdict"]} for measure, of in results["differences"].items()]
     )
-    report.text(f"In brackets the 95 % interval over the seeds (Student's t, paired). {_verdict(results)[-1].capitalize()}.")
+    report.text(f"In brackets the 95 % interval over the seeds (Student's t, paired). {_verdict(results)[-1]}.")
     report.heading("What was chosen")
     report.photographs(draw_sheet, "Candidates of eight photographs; framed are those that the trained network finds hardest.")
     report.heading("Over the training").figures(_charts(metrics))
@@ -249,11 +249,16 @@ def _write_report(
             for name, of in results["time_shares"].items()
         ]
     )
-    report.heading("Settings").facts({name: value for name, value in results["settings"]["hard"].items() if name != "seed"})
+    report.heading("Settings").facts(_set(results["settings"]["hard"]))
     report.heading("Versions and machine").facts(results["machine"])
     report.heading("Next").text("\n\n".join(line.strip() for line in NEXT.splitlines()[1:]))
     with whole_file(out / REPORT) as file:
         report.write(file)
+
+
+def _set(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are not the method's own; the seeds differ."""
+    return {name: value for name, value in settings.items() if value is not None and name != "seed"}
 
 
 def _charts(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Draw]:
