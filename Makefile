@@ -1,11 +1,11 @@
-# make demo | test | test-oldest | lint | docs | wheel | bench | gpu | mutants: each sets up what it needs, once; a change of
+# make demo | test | test-oldest | coverage | lint | docs | wheel | bench | gpu | mutants: each sets up what it needs, once; a change of
 # setup.cfg installs again.
 PYTHON ?= python3
 VENV ?= .venv
 BENCHMARKS = $(filter-out mutants forked_tests,$(basename $(notdir $(shell grep -l __main__ benchmarks/*.py))))
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test test-oldest lint docs wheel bench gpu mutants
+.PHONY: demo test test-oldest coverage lint docs wheel bench gpu mutants
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed-demo
@@ -26,6 +26,11 @@ $(OLDEST)/installed: setup.cfg tests/lower_bounds.py
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(OLDEST)/constraints.txt \
 		--editable '.[demo,lightly,lightning]' hypothesis pytest pytest-xdist
 	touch $@
+
+# Which lines and branches of hvs_aug the suite runs: at least 95 %. Processes that tests start are not seen.
+coverage: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m coverage run -m pytest
+	$(VENV)/bin/python -m coverage report
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .
