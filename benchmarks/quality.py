@@ -39,7 +39,12 @@ from hvs_aug.pretraining.study import Arm, LabelledImages, Study, arithmetic, ev
 
 ARMS = LIBRARY_ARMS | {"jointcrop": Arm("random", candidates=0, make=JointCropViews)}
 EPOCHS, TUNING_EPOCHS = 20, 10
-STUDIES = {name: Study(name) for name in ("simclr", "simsiam", "byol", "dino")}
+STUDIES = {
+    "simclr": Study("simclr"),
+    "simsiam": Study("simsiam", batch_size=64, learning_rate=3e-3),
+    "byol": Study("byol", batch_size=64, learning_rate=3e-3),
+    "dino": Study("dino", batch_size=64, learning_rate=1e-3),
+}
 """The settings of each method: the best of its tuning."""
 
 TUNING: dict[str, list[Study]] = {
@@ -55,7 +60,7 @@ TUNING: dict[str, list[Study]] = {
         *(Study("byol", learning_rate=rate) for rate in (1e-3, 3e-3)),
         Study("byol", batch_size=64, learning_rate=3e-3),
     ],
-    "dino": [Study("dino", learning_rate=rate) for rate in (1e-3, 3e-3)],
+    "dino": [Study("dino", batch_size=64, learning_rate=rate) for rate in (1e-3, 3e-3)],
 }
 BUDGETS = {"simclr": (25, 12), "simsiam": (26, 13), "byol": (28, 14), "dino": (28, 14)}
 """Epochs of random views, and of all views, that cost what 20 epochs of ``cheap`` cost."""

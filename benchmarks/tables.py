@@ -16,7 +16,7 @@ from benchmarks.augmentation import fastest
 from benchmarks.common import RESULTS, ROOT
 from benchmarks.quality_tables import QUALITY_TABLES, Study, markdown
 
-PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", RESULTS / "README.md")
 
 _METHODS = {"simsiam": "SimSiam", "simclr": "SimCLR", "dino": "DINO", "ibot": "iBOT"}
 _OTHERS = {
@@ -164,6 +164,20 @@ def _selection() -> str:
     return markdown(["", "ours, s", "published method, s", "times as fast", "harder by, in mean loss"], lines)
 
 
+def _choices() -> str:
+    """What each way to score chooses at the end of the training, beside full size."""
+    rows = results("choices")["rows"]
+    words = {"full": "full size", "full, other batches": "full size, in batches of other images", "half": "half the side"}
+    words |= {"cheap": "`CHEAP`", "quarter": "a quarter of the side"}
+    lines = []
+    for row in rows:
+        if row["step"] == rows[-1]["step"]:
+            names = ("agreement", "hardness", "iou", "scale", "color_distance", "kept")
+            lines.append([words[row["way"]], *(f"{row[name]:.2f}" for name in names)])
+    columns = ["scored at", "agreement", "hardness kept", "overlap (IoU)", "share of the image", "distance of colours", "kept"]
+    return markdown(columns, lines)
+
+
 def _gpu_plan() -> str:
     """What a GPU would move for SimCLR's views of 224 pixels."""
     summary = results("gpu_plan")["summary"]
@@ -197,6 +211,7 @@ def _fuzz() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "choices": _choices,
     "cost": _cost,
     "cost_others": _cost_others,
     "cost_published": _cost_published,

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from .._check import fail
+from .._processes import world_size
 
 __all__ = ["meet", "must_meet"]
 
@@ -26,7 +27,7 @@ _WHY = "with gather=True, Sinkhorn-Knopp over all processes, or weights sharded 
 
 def must_meet(loss: Any, roots: Iterable[nn.Module]) -> bool:
     """Whether scoring exchanges something between all of several processes."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if world_size() == 1:
         return False
     return bool(getattr(loss, "gather", False)) or any(map(_is_sharded, roots))
 
@@ -36,7 +37,7 @@ def _is_sharded(root: nn.Module) -> bool:
     for module in root.modules():
         if any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__):
             meshes = (getattr(weight, "device_mesh", None) for weight in module.parameters())
-            return any(mesh is not None and mesh.size() == dist.get_world_size() for mesh in meshes)
+            return any(mesh is not None and mesh.size() == world_size() for mesh in meshes)
     return False
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 import time
 
+import pytest
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from hvs_aug._check import HVSError
 from hvs_aug.selection import together
@@ -26,6 +25,9 @@ def sampler(loss: NTXentLoss, seconds: float, is_sharded: bool = False) -> HardP
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 8))
     if is_sharded:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard  # which older releases do not have
+
         fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
     return HardPairSampler(model, loss, pairs(), scoring=Scoring(wait=seconds))
 
@@ -65,7 +67,8 @@ def side_by_side(rank: int, first: int) -> list[str]:
 
 
 def test_a_process_that_does_not_score_is_named(processes: Processes) -> None:
-    for is_sharded in (False, True):
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    for is_sharded in (False, True)[: 1 + hasattr(fsdp, "fully_shard")]:
         (said, seconds), _ = processes(alone, is_sharded, next(_starts))
         assert "every process at step 1, got nothing from process 1 for 1.5 s, while process 0 waits at step 1" in said
         assert "Scoring(wait=seconds)" in said and 1.4 < seconds < 30

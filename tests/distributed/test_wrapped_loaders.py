@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchvision import transforms
 
@@ -68,32 +66,32 @@ def read_with(rank: int, kind: str) -> list[int] | str:
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Processes of their own for Accelerate, which keeps a state in each."""
+    pytest.importorskip("accelerate")
     processes = Processes(tmp_path_factory.mktemp("store") / "store")
     yield processes
     processes.end()
 
 
-def test_a_loader_of_all_the_data_is_refused(pool: Processes) -> None:
-    for said in pool(read_with, "shuffled"):
+def test_a_loader_of_all_the_data_is_refused(processes: Processes) -> None:
+    for said in processes(read_with, "shuffled"):
         assert "reads a share of the data in each of 2 processes, got one with a RandomSampler" in said
         assert "DistributedSampler(dataset)" in said and "accelerator.prepare" in said
 
 
-def test_a_distributed_sampler(pool: Processes) -> None:
-    first, second = pool(read_with, "distributed")
+def test_a_distributed_sampler(processes: Processes) -> None:
+    first, second = processes(read_with, "distributed")
     assert len(first) == len(second) == 20 and sorted(first + second) == list(range(40))
 
 
 @pytest.mark.parametrize("kind", ["accelerate before wrap", "accelerate after wrap, distributed"])
 def test_a_loader_that_accelerate_prepared(pool: Processes, kind: str) -> None:
-    pytest.importorskip("accelerate")
     first, second = pool(read_with, kind)
     assert len(first) == len(second) == 20 and sorted(first + second) == list(range(40))
 
 
 def test_accelerate_does_not_share_out_a_wrapped_loader(pool: Processes) -> None:
     """It leaves what is no DataLoader as it is, so that each process would read all of the data."""
-    pytest.importorskip("accelerate")
     for said in pool(read_with, "accelerate after wrap"):
         assert (
             "reads a share of the data in each of 2 processes" in said and "wrap what accelerator.prepare(loader) returned" in said
@@ -109,6 +107,9 @@ def trained(rank: int, kind: str) -> tuple[list[int], list[torch.Tensor], list[f
     if kind == "ddp":
         network = torch.nn.parallel.DistributedDataParallel(network)
     else:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard  # which older releases do not have
+
         fully_shard(network, mesh=init_device_mesh("cpu", (2,)))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
     dataset = Numbered()
@@ -137,8 +138,12 @@ def contrast(outputs: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-def test_training_with_a_wrapped_loader(pool: Processes, kind: str) -> None:
-    (first, weights, losses, chosen), (second, same, _, _) = pool(trained, kind)
+def test_training_with_a_wrapped_loader(processes: Processes, kind: str) -> None:
+    if kind == "fsdp2":
+        fsdp = pytest.importorskip("torch.distributed.fsdp")
+        if not hasattr(fsdp, "fully_shard"):
+            pytest.skip("this PyTorch has no FSDP2")
+    (first, weights, losses, chosen), (second, same, _, _) = processes(trained, kind)
     assert sorted(first + second) == list(range(40)) and len(first) == 20
     assert all(torch.equal(one, other) for one, other in zip(weights, same, strict=True))
     assert len(losses) == 10 and all(map(math.isfinite, [*losses, chosen])) and losses[-1] != losses[0]
