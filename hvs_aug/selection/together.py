@@ -60,7 +60,7 @@ def meet(what: str, seconds: float) -> None:
         _forget(store, f"hvs_aug/{number - 1}", world)  # which everybody has left
     try:
         store.wait([f"{place}/said"], timedelta(seconds=seconds))
-    except (RuntimeError, dist.DistStoreError):
+    except RuntimeError:
         absent = [other for other in range(world) if not store.check([f"{place}/{other}"])]
         came = f"nothing from {_ranks(absent)} for {seconds:g} s, while process {rank} waits at {what}"
         hint = f"{_WHY}; where one is busy with something else for longer, such as evaluation: Scoring(wait=seconds)."
