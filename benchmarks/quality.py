@@ -39,7 +39,12 @@ from hvs_aug.pretraining.study import Arm, LabelledImages, Study, arithmetic, ev
 
 ARMS = LIBRARY_ARMS | {"jointcrop": Arm("random", candidates=0, make=JointCropViews)}
 EPOCHS, TUNING_EPOCHS = 20, 10
-STUDIES = {name: Study(name) for name in ("simclr", "simsiam", "byol", "dino")}
+STUDIES = {
+    "simclr": Study("simclr"),
+    "simsiam": Study("simsiam", batch_size=64, learning_rate=3e-3),
+    "byol": Study("byol", batch_size=64, learning_rate=3e-3),
+    "dino": Study("dino", batch_size=64, learning_rate=1e-3),
+}
 """The settings of each method: the best of its tuning."""
 
 TUNING: dict[str, list[Study]] = {
@@ -47,9 +52,15 @@ TUNING: dict[str, list[Study]] = {
         *(Study("simclr", options={"temperature": temperature}) for temperature in (0.1, 0.2, 0.5)),
         *(Study("simclr", learning_rate=rate) for rate in (1e-3, 6e-3)),
     ],
-    "simsiam": [Study("simsiam", learning_rate=rate) for rate in (3e-4, 1e-3, 3e-3)],
-    "byol": [Study("byol", learning_rate=rate) for rate in (1e-3, 3e-3)],
-    "dino": [Study("dino", learning_rate=rate) for rate in (1e-3, 3e-3)],
+    "simsiam": [
+        *(Study("simsiam", learning_rate=rate) for rate in (3e-4, 1e-3, 3e-3)),
+        *(Study("simsiam", batch_size=64, learning_rate=rate) for rate in (1e-3, 3e-3)),
+    ],
+    "byol": [
+        *(Study("byol", learning_rate=rate) for rate in (1e-3, 3e-3)),
+        Study("byol", batch_size=64, learning_rate=3e-3),
+    ],
+    "dino": [Study("dino", batch_size=64, learning_rate=rate) for rate in (1e-3, 3e-3)],
 }
 BUDGETS = {"simclr": (25, 12), "simsiam": (26, 13), "byol": (28, 14), "dino": (28, 14)}
 """Epochs of random views, and of all views, that cost what 20 epochs of ``cheap`` cost."""
@@ -149,7 +160,8 @@ def settings_of(study: Study) -> dict[str, Any]:
     """What a method was trained by, its own values in the place of ``None``."""
     kind = METHODS[study.method]
     rate = kind.learning_rate if study.learning_rate is None else study.learning_rate
-    return {"encoder": study.encoder, "learning_rate": rate, **study.options}
+    found = {"encoder": study.encoder, "learning_rate": rate, **study.options}
+    return found if study.batch_size == 256 else found | {"batch_size": study.batch_size}
 
 
 def untrained_row(method: str, images: LabelledImages) -> dict[str, Any]:

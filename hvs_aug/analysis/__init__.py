@@ -1,4 +1,4 @@
-"""What was chosen, how hard it was, how much it overlapped: numbers, plots, and a report that opens offline."""
+"""Numbers, plots and a report of what was chosen: how hard it is, and how much it overlaps."""
 
 from __future__ import annotations
 

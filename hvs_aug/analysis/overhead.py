@@ -1,10 +1,10 @@
-"""What choosing views costs, and what each cheap way to score loses by it.
+"""The cost of choosing views, and how much hardness each cheap way of scoring keeps.
 
-Two questions of one workload (a method, a network, a size), answered apart:
+Two things are measured for a workload (a method, a network, a size), separately:
 
-- *Cost*: the contestants take training steps in turn, in one process, in an order shuffled anew for each round. Reported are
-  medians, and per contestant the ratio to training on random views. ``bound`` is the same ratio in arithmetic, counted by
-  ``torch.utils.flop_counter``: what a contestant cannot go below as long as it does these multiplications.
+- *Cost*: the contestants take training steps in turn, in one process, in an order shuffled anew for each round. The rows hold
+medians, and for each contestant the ratio to training on random views. ``bound`` is this ratio by the number of operations,
+counted by ``torch.utils.flop_counter``: no contestant that does these operations can be cheaper.
 - *Hardness captured*: a network is trained; at several points of the run each contestant chooses from the same candidates of
   images that are not trained on, and its choice is judged by the losses at full size: 1 is the true hardest, 0 a random choice.
   The choice is judged in the mode in which it is made, so a network with dropout does not reach 1.
@@ -62,7 +62,7 @@ _RANDOM_DRAWS = 32
 
 
 class Trainee(Protocol):
-    """What is trained: the methods of ``hvs_aug.pretraining`` are such, and so is an ``nn.Module`` with these attributes."""
+    """What is trained: a method of ``hvs_aug.pretraining``, or another ``nn.Module`` with these attributes."""
 
     pair_loss: Any
     fewest: int
@@ -82,7 +82,7 @@ class Trainee(Protocol):
 
 
 class Chooser(Protocol):
-    """A way to choose views: a HardPairSampler, or anything that is called like one."""
+    """A way to choose views: a HardPairSampler, or another callable with the same arguments."""
 
     def __call__(self, images: Any, extras: Any = None, *, params: ViewParams | None = None) -> HardViews: ...
 
@@ -210,7 +210,7 @@ def measure(
         workload: what is trained, on what.
         contestants: factories by name; one of them is :data:`FULL`. Random views are added.
         repeats, warmup: rounds of timing that count, and that do not.
-        points: after how many training steps choices are judged; a network that has learned nothing says little.
+        points: the numbers of training steps after which choices are judged. An untrained network says little.
         judged: batches that are judged at each point.
         progress: shown around a list, as tqdm does it.
 
@@ -459,9 +459,11 @@ def hardness(
 def recommend(rows: Sequence[Mapping[str, Any]], limit: float = 1.10, least: float = 0.85) -> Mapping[str, Any]:
     """The row to use: of those within ``limit`` times a step of random views the one that captures most; where none of them
     captures at least ``least``, the cheapest of all that do; where none does, the one that captures most.
+
+    A row is within the limit if three quarters of its rounds were (``ratio_quartiles``), not the median alone.
     """
     chosen = [row for row in rows if row["setting"] != RANDOM]
-    within = [row for row in chosen if row["ratio"] <= limit and row["captured"] >= least]
+    within = [row for row in chosen if _spread(row)[1] <= limit and row["captured"] >= least]
     if within:
         return max(within, key=lambda row: row["captured"])
     enough = [row for row in chosen if row["captured"] >= least]
@@ -469,11 +471,29 @@ def recommend(rows: Sequence[Mapping[str, Any]], limit: float = 1.10, least: flo
 
 
 def advice(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say in two lines which setting to use, what it will cost and what it keeps."""
+    """Say which setting to use, what it costs and what it keeps, with the quartiles of the rounds, and where to doubt it."""
     best = recommend(rows)
     words = "".join(f", {name}={_written(value)}" for name, value in OPTIONS.get(best["setting"], {}).items())
-    extra = f"{100 * (best['ratio'] - 1):.0f} % more time a step than random views"
-    return f"use {best['setting']}: HardPairSampler(model, loss, views{words})\n{extra}, {best['captured']:.0%} of the hardness"
+    low, high = _spread(best)
+    spread = "" if low == high else f" (half of the rounds: {low - 1:+.0%} to {high - 1:+.0%})"
+    lines = [
+        f"use {best['setting']}: HardPairSampler(model, loss, views{words})",
+        f"it takes {best['ratio'] - 1:+.0%} time a step against random views{spread}, "
+        f"and captures {best['captured']:.0%} of the hardness",
+    ]
+    if best["captured"] < 0.85:
+        lines.append(
+            "no setting captures 85 % of the hardness here; more candidates, or a network that is trained further, may change that"
+        )
+    if high - low > 0.2:
+        lines.append("the rounds differ much: something else used this machine; measure again before you rely on these times")
+    return "\n".join(lines)
+
+
+def _spread(row: Mapping[str, Any]) -> tuple[float, float]:
+    """The quartiles of a row's time ratio over the rounds."""
+    low, high = row.get("ratio_quartiles", (row["ratio"], row["ratio"]))
+    return low, high
 
 
 def _written(value: Any) -> str:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from . import benchmark, demo, explain, inspect, pretrain, study
+from . import benchmark, demo, explain, inspect, pretrain, report, study
 from .options import in_terms_of_options
 
 __all__ = ["main"]
@@ -18,6 +18,7 @@ _COMMANDS: dict[str, Any] = {
     "demo": demo,
     "pretrain": pretrain,
     "inspect": inspect,
+    "report": report,
     "benchmark": benchmark,
     "study": study,
     "explain": explain,

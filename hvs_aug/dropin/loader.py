@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from .._check import HVSError, describe, fail, require
+from ..analysis.log import Log, SelectionLog
 from ..data.batch import ImageBatch
 from ..selection.reached import find_modules
 from ..selection.sampler import HardPairSampler, HardViews
@@ -63,6 +64,9 @@ class HardViewLoader:
         sampler: chooses the views; kept as ``.hard_pairs``.
         device: where the views are made; by default that of the sampler's model.
         batch_format: a function ``(hard_views, batch)`` that makes the batch to yield, for loops that want another structure.
+        log: gets the numbers of every ``log_every``-th choice by name, and the sampler's step: ``logger.log_metrics`` of a
+            logger of Lightning, ``wandb.log``, or a function of your own (:class:`hvs_aug.analysis.log.SelectionLog` lists the
+            numbers). The host waits for the device at these steps alone.
         layout, collate_fn: used by :func:`hvs_aug.wrap` only.
 
     Attributes:
@@ -80,6 +84,8 @@ class HardViewLoader:
         device: torch.device | str | None = None,
         batch_format: Callable[[HardViews, Any], Any] | None = None,
         *,
+        log: Log | None = None,
+        log_every: int = 50,
         layout: Layout | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
@@ -90,6 +96,7 @@ class HardViewLoader:
         self._device = None if device is None else torch.device(device)
         self._layout, self._collate_fn = layout, collate_fn
         self.batch_format = batch_format
+        self._log = None if log is None else SelectionLog(sampler.slots, log, log_every)
         self.last: HardViews | None = None
 
     @property
@@ -166,7 +173,7 @@ class HardViewLoader:
         key = _locate(batch)
         places = self._extra_places(batch, key)
         extras = {name: torch.stack(list(batch[place])) for name, place in places.items()}
-        views = self.last = self.hard_pairs(_images(batch, key), extras or None)
+        views = self._seen(self.hard_pairs(_images(batch, key), extras or None))
         if self.batch_format is not None:
             return self.batch_format(views, batch)
         formatted = _replaced(batch, key, lambda _: ViewList(views.views))
@@ -187,7 +194,7 @@ class HardViewLoader:
         else:
             assert batch.seeds is not None
             hard = self.hard_pairs.select(batch.candidates, {"seed": batch.seeds})
-        self.last = hard
+        self._seen(hard)
         order = [number for numbers in layout.views for number in numbers]
         views = dict(zip(order, hard.views, strict=True)) | self._following(batch, hard)
         if holder is not None:
@@ -204,6 +211,12 @@ class HardViewLoader:
                 samples.append(_stacked(own, batch.stacked, 0))
             formatted = self._collate_fn(samples[0] if batch.is_single else samples)
         return formatted if self.batch_format is None else self.batch_format(hard, formatted)
+
+    def _seen(self, hard: HardViews) -> HardViews:
+        self.last = hard
+        if self._log is not None:
+            self._log.see(hard, self.hard_pairs.step)
+        return hard
 
     def _following(self, batch: RawBatch, hard: HardViews) -> dict[int, Tensor]:
         """The views that share a draw with a winner."""

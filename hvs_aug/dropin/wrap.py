@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, default_collate
 
 from .._check import HVSError, fail, require, require_name
+from ..analysis.log import Log
 from ..selection.losses import PairLoss
 from ..selection.policies import Policy
 from ..selection.reached import find_modules
@@ -49,6 +50,8 @@ def wrap(
     enabled: bool = True,
     device: torch.device | str | None = None,
     batch_format: Callable[[HardViews, Any], Any] | None = None,
+    log: Log | None = None,
+    log_every: int = 50,
     transform: Any = None,
     views: Literal["auto", "converted", "own"] = "auto",
     max_side: int | None = None,
@@ -69,7 +72,7 @@ def wrap(
         model, loss, teacher, policy, scoring, generator: as for :class:`HardPairSampler`.
         candidates: as for :func:`hvs_aug.convert`; by default twice the views that are kept.
         enabled: False returns the loader itself.
-        device, batch_format: as for :class:`HardViewLoader`.
+        device, batch_format, log, log_every: as for :class:`HardViewLoader`.
         transform: the transform itself, if it is not found in the dataset; or a list of transforms that the dataset calls one
             by one (SwAV's ``dataset.trans``).
         views: ``"converted"`` refuses a transform that cannot be converted; ``"own"`` lets the workers run it unchanged;
@@ -108,7 +111,8 @@ def wrap(
         if generator is not None:
             state["generator"] = sampler.generator.get_state()
         sampler.load_state_dict(state)
-    hard = HardViewLoader(raw, sampler, device, batch_format, layout=reading.layout, collate_fn=loader.collate_fn)
+    how = {"log": log, "log_every": log_every, "layout": reading.layout, "collate_fn": loader.collate_fn}
+    hard = HardViewLoader(raw, sampler, device, batch_format, **how)
     _keep(loader, model, _Wrapped(hard, raw, reading, options))
     return hard
 

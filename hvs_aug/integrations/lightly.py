@@ -21,7 +21,7 @@ _OWN = "give HardPairSampler a function (out_a, out_b) -> (B,) that says how har
 
 
 def pair_loss(criterion: Any, *, epoch: int | Callable[[], int] | None = None, patch_criterion: Any = None) -> PairLoss:
-    """Make the pair loss of a Lightly criterion, by which views are chosen; the criterion is never called, and trains as before.
+    """Make the pair loss that matches a Lightly criterion. The criterion itself is never called, and trains as before.
 
     Temperatures and centre of ``DINOLoss`` are read from it at every step, as in :meth:`hvs_aug.DINOLoss.like`.
 

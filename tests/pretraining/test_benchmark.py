@@ -48,7 +48,8 @@ def test_from_images_to_the_setting_to_use(
     assert written["rows"] == json.loads(json.dumps(rows))
     assert written["workload"] == "simclr, 16 px, 3 images, 3 candidates"
     table = next(line for line in said.splitlines() if line.lstrip().startswith("setting"))
-    assert table.split()[:4] == ["setting", "ratio", "bound", "captured"]
+    assert table.split()[:4] == ["setting", "time", "least", "hardness"]
+    assert "share of the images with the choice" in said and "measure without --quick" in said
     assert "use " in said and "HardPairSampler(model, loss, views" in said
     assert all(f"{row['ratio']:.2f}" in said for row in rows)
     assert not any("token" in row["setting"] for row in rows)
