@@ -44,11 +44,11 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/mypy
 
 # The API reference from the docstrings, as files that open without a network.
-MODULES = hvs_aug $(addprefix hvs_aug.,ops selection.policies views.presets data analysis pretraining.photographs pretraining.loop \
+MODULES = hvs_aug $(addprefix hvs_aug.,ops selection.policies views.presets data analysis pretraining pretraining.photographs pretraining.loop \
     $(addprefix integrations.,$(notdir $(basename $(filter-out %/__init__.py,$(wildcard hvs_aug/integrations/*.py))))))
 docs: $(VENV)/installed-docs
 	rm -rf build/docs
-	$(VENV)/bin/python -m pdoc --docformat google --no-include-undocumented --output-directory build/docs $(MODULES)
+	$(VENV)/bin/python -m pdoc --docformat google --output-directory build/docs $(MODULES)
 	$(VENV)/bin/python -m tests.links build/docs
 	@echo "open build/docs/index.html"
 

@@ -165,12 +165,9 @@ class CallableLoss(PairLoss):
     ``teacher=True`` it receives the student's output of one view and the teacher's output of another, global view; the two
     directions of a pair are averaged if both exist.
 
-    MoCo: ``CallableLoss(loss, teacher=True)`` with the key encoder as teacher, where ``loss(query, key)`` takes its negatives from
-    the repo's queue, which it reads and never enqueues to, and returns the cross-entropy with ``reduction="none"``.
-
-    Barlow Twins and VICReg are not sums over images, so their loss cannot say which views of one image are hard. VICReg's
-    invariance term is per image: choose by ``lambda a, b: (a - b).square().mean(-1)``. For Barlow Twins choose by the same
-    function of standardised outputs: its mean over the batch is 2 - 2 (mean of the diagonal of the cross-correlation).
+    Barlow Twins is not a sum over images, so its loss cannot say which views of one image are hard. Choose by the squared
+    difference of standardised outputs: its mean over the batch is 2 - 2 (mean of the diagonal of the cross-correlation). MoCo,
+    SwAV and VICReg have losses of their own: :class:`MoCoLoss`, :class:`SwAVLoss`, :class:`VICRegLoss`.
 
     Args:
         function: ``(out_a, out_b) -> (B,)``, floating point.
