@@ -19,7 +19,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Protocol
@@ -357,7 +357,10 @@ def _peak_bytes(runner: _Runner, batch: ImageBatch) -> int:
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device) - before)
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else it reports its own starting and stopping
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with (
+        _without_stderr(),
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile,
+    ):
         runner.step(batch, 0)
     held = most = 0
     changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -365,6 +368,19 @@ def _peak_bytes(runner: _Runner, batch: ImageBatch) -> int:
         held += event.nbytes()
         most = max(most, held)
     return most
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Drop what C++ code writes to stderr: the profiler warns of memory that was allocated before it began."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 class _Judge:

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     the reader of the output has gone (``| head -1``), as for any command that a shell ends by SIGPIPE.
     """
     parsed = _parser().parse_args(arguments)
-    from .._check import HVSError  # imports torch, which --help does not wait for
+    from .._check import HVSError
 
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning

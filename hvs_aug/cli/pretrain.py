@@ -115,7 +115,7 @@ def _resumed(arguments: argparse.Namespace, checkpoint: Path, images: RawImages,
     from .._check import require
     from ..pretraining.loop import Pretraining
 
-    run = Pretraining.resume(checkpoint, images, device, workers)
+    run = Pretraining.resume(checkpoint, images, device, workers, arguments.transform)
     for name, given in _given_settings(arguments).items():
         saved = getattr(run.settings, name)
         option = "--model" if name == "encoder" else f"--{name.replace('_', '-')}"

@@ -14,6 +14,7 @@ OPTIONS = {"run_report(folder)": "RUN", "load_checkpoint(path)": "RUN"}
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, --out of hvs-aug pretrain")
     parser.add_argument("--data", type=Path, help="images for a contact sheet of what the model finds hardest")
+    parser.add_argument("--transform", metavar="module:object", help="that of the run, where it has one of yours; with --data")
     parser.add_argument("--count", type=int, default=8, help="how many images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of their views (default: %(default)s)")
     parser.add_argument("--on-error", default="raise", metavar="skip|raise", help="at an image that does not decode")
@@ -26,5 +27,5 @@ def run(arguments: argparse.Namespace) -> None:
     require_positive(arguments, "count")
     require_seed(arguments)
     out = None if arguments.out is None else require_folder(arguments.out)
-    options = {"count": arguments.count, "seed": arguments.seed, "on_error": arguments.on_error}
+    options = {"transform": arguments.transform, "count": arguments.count, "seed": arguments.seed, "on_error": arguments.on_error}
     print(f"wrote {run_report(arguments.run, out, arguments.data, **options)}")

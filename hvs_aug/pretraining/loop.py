@@ -289,13 +289,20 @@ class Pretraining:
         save_checkpoint(path, tensors, state)
 
     @classmethod
-    def resume(cls, path: Path, dataset: Images, device: str | torch.device = "cpu", workers: int = 0) -> Pretraining:
-        """Continue a run on the same images.
+    def resume(
+        cls,
+        path: Path,
+        dataset: Images,
+        device: str | torch.device = "cpu",
+        workers: int = 0,
+        transform: str | None = None,
+    ) -> Pretraining:
+        """Continue a run on the same images; ``transform`` is that of its settings, if it has one.
 
-        Raises: HVSError if there is no checkpoint, or the number of images is another.
+        Raises: HVSError if there is no checkpoint, the number of images is another, or the transform is.
         """
         tensors, state = load_checkpoint(path)
-        run = cls(_settings(state, path), dataset, device, workers)
+        run = cls(_settings(state, path, transform), dataset, device, workers)
         require(
             run.images == state["images"],
             "Pretraining.resume(dataset)",
@@ -364,13 +371,13 @@ def time_shares(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {name: total / sum(totals.values()) for name, total in totals.items()}
 
 
-def load_method(path: Path, device: str | torch.device = "cpu") -> tuple[Method, Settings]:
-    """The trained method of a checkpoint, and what it was trained by.
+def load_method(path: Path, device: str | torch.device = "cpu", transform: str | None = None) -> tuple[Method, Settings]:
+    """The trained method of a checkpoint, and what it was trained by; ``transform`` is that of its settings, if it has one.
 
-    Raises: HVSError if there is no checkpoint.
+    Raises: HVSError if there is no checkpoint, or its transform is another.
     """
     tensors, state = load_checkpoint(path)
-    settings = _settings(state, path)
+    settings = _settings(state, path, transform)
     method = build_method(settings.method, settings.size, settings.encoder)
     if settings.transform is not None:
         use_transform(method, settings.method, settings.transform)
@@ -391,11 +398,15 @@ def _rate(progress: float, warmup: float = 0.05) -> float:
     return (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
 
 
-def _settings(state: Mapping[str, Any], path: Path) -> Settings:
+def _settings(state: Mapping[str, Any], path: Path, transform: str | None) -> Settings:
     known = {field.name for field in fields(Settings)}
     unknown = sorted(set(state["settings"]) - known)
     require(not unknown, "load_checkpoint(path)", "settings that this version knows", f"{unknown} in {path}")
-    return Settings(**state["settings"])
+    settings = Settings(**state["settings"])
+    # A file must not decide what is imported and run.
+    expected = "none" if settings.transform is None else f"{settings.transform}, with which {path} was trained"
+    require(settings.transform == transform, "--transform", expected, transform if transform is not None else "none")
+    return settings
 
 
 def _load(method: Method, tensors: Mapping[str, Tensor], path: Path) -> None:

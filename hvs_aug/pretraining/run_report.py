@@ -31,7 +31,14 @@ REPORT = "report.html"
 
 
 def run_report(
-    folder: Path, out: Path | None = None, data: Path | None = None, *, count: int = 8, seed: int = 0, on_error: str = "raise"
+    folder: Path,
+    out: Path | None = None,
+    data: Path | None = None,
+    *,
+    transform: str | None = None,
+    count: int = 8,
+    seed: int = 0,
+    on_error: str = "raise",
 ) -> Path:
     """Write ``report.html``: curves, shares of time, overlap, which candidates were chosen, settings, versions and machine.
 
@@ -39,6 +46,7 @@ def run_report(
         folder: the run's ``--out``; a run that is still under way will do.
         out: the folder for the page, by default the run's own. A page of an earlier state is replaced.
         data: images for a contact sheet of what the trained model finds hardest.
+        transform: that of the run's settings, which the contact sheet needs.
         count, seed, on_error: of the contact sheet, as for :func:`hvs_aug.analysis.inspect`.
 
     Raises: HVSError if there is no run in the folder, or it has measured nothing yet.
@@ -57,7 +65,7 @@ def run_report(
     )
     if data is not None:
         report.heading("What the model finds hardest")
-        _shown(folder, data, count, seed, on_error).add_to(report)
+        _shown(folder, data, transform, count, seed, on_error).add_to(report)
     if settings:
         report.heading("Settings").facts({name: value for name, value in settings.items() if value is not None})
         report.heading("Versions and machine").facts(state.get("machine") or machine())
@@ -147,8 +155,8 @@ def _choice_chart(lines: Sequence[Mapping[str, Any]], theme: Theme) -> Figure:
     return histogram(named, "Which candidates are chosen", "candidate", 1 / len(shares), theme=theme)
 
 
-def _shown(folder: Path, data: Path, count: int, seed: int, on_error: str) -> ShownViews:
-    method, settings = load_method(folder / CHECKPOINT)
+def _shown(folder: Path, data: Path, transform: str | None, count: int, seed: int, on_error: str) -> ShownViews:
+    method, settings = load_method(folder / CHECKPOINT, transform=transform)
     views = method.views(settings.size, settings.candidates)
     generator = torch.Generator().manual_seed(seed)
     sampler = method.sampler(views, generator=generator)

@@ -37,13 +37,14 @@ def run(data: Path, out: Path, **options) -> list[dict]:
 
 
 def test_from_images_to_the_setting_to_use(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = {name: options for name, options in settings(False).items() if name in ("full size", "half")}
     assert len(few) == 2
     monkeypatch.setattr("hvs_aug.pretraining.benchmark.settings", lambda *_: few)
     rows = run(folder, tmp_path / "out")
-    said = capsys.readouterr().out
+    said, warned = capfd.readouterr()
+    assert "\r" not in warned and "Memory block" not in warned
     written = json.loads((tmp_path / "out" / "overhead.json").read_text())
     assert written["rows"] == json.loads(json.dumps(rows))
     assert written["workload"] == "simclr, 16 px, 3 images, 3 candidates"

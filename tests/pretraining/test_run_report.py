@@ -72,9 +72,11 @@ def test_a_transform_of_ones_own(
     assert cli.main(call) == 0
     assert "views of 16 px" in capsys.readouterr().out
     assert cli.main([*call, "--resume"]) == 0
+    assert cli.main(["inspect", "--data", str(data), "--checkpoint", "run/checkpoint.safetensors"]) == 2  # runs no code by itself
+    assert "--transform: expected own_views:views, with which run/checkpoint.safetensors was" in capsys.readouterr().err
     other = [word.replace("views:views", "views:large") for word in call]
     assert cli.main([*other, "--resume"]) == 2
-    assert "--transform: expected own_views:views, with which the run began" in capsys.readouterr().err
+    assert "--transform: expected own_views:views, with which run/checkpoint.safetensors was" in capsys.readouterr().err
     assert cli.main(["pretrain", "--data", str(data), "--transform", "own_views:none", *small[:-1], "other"]) == 2
     assert "--transform: expected an object of own_views" in capsys.readouterr().err
     assert cli.main(["pretrain", "--data", str(data), "--method", "ibot", "--transform", "own_views:large", *small[:-1], "x"]) == 0
