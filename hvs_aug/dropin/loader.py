@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from .._check import HVSError, describe, fail, require
+from .._processes import world_size
 from ..analysis.log import Log, SelectionLog
 from ..data.batch import ImageBatch
 from ..selection.reached import find_modules
@@ -257,21 +258,17 @@ class HardViewLoader:
 
 def _require_own_share(loader: Any) -> None:
     """Refuse a loader that would give every one of several processes all of the data."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-        return
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+    if world_size() == 1 or not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return
     sampler: Any = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
     while type(sampler) is BatchSampler:
         sampler = sampler.sampler
     if type(sampler) in (RandomSampler, SequentialSampler):
-        processes = distributed.get_world_size()
         hint = (
             "DataLoader(..., sampler=torch.utils.data.DistributedSampler(dataset)), or wrap what "
             "accelerator.prepare(loader) returned; a sampler class of your own is taken as it is."
         )
-        expected = f"a DataLoader that reads a share of the data in each of {processes} processes"
+        expected = f"a DataLoader that reads a share of the data in each of {world_size()} processes"
         fail("HardViewLoader(loader)", expected, f"one with a {type(sampler).__name__}, which reads all of it", hint)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 
 from .._check import require
+from .._processes import is_distributed, rank, world_size
 from ..dropin.loader import HardViewLoader
 from ..selection.sampler import HardPairSampler, HardViews
 
@@ -149,9 +150,9 @@ class HardViewSelection(Callback):
         if self.hard_pairs is None:
             return self._waiting or {}
         state = self.hard_pairs.state_dict()
-        if not (dist.is_available() and dist.is_initialized()):
+        if not is_distributed():
             return {"processes": [state]}
-        states: list[Any] = [None] * dist.get_world_size()
+        states: list[Any] = [None] * world_size()
         dist.all_gather_object(states, state)
         return {"processes": states}
 
@@ -160,9 +161,8 @@ class HardViewSelection(Callback):
         sampler = self.hard_pairs
         if sampler is None or not state_dict:
             return
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         states = state_dict["processes"]
-        own = states[rank] if rank < len(states) else sampler.state_dict() | {"step": states[0]["step"]}
+        own = states[rank()] if rank() < len(states) else sampler.state_dict() | {"step": states[0]["step"]}
         sampler.load_state_dict(own)
 
 

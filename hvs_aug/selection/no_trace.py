@@ -28,6 +28,7 @@ from torch.nn.modules.module import register_module_module_registration_hook, re
 from torch.nn.utils import parametrize, stateless
 
 from .._check import fail
+from .._processes import is_distributed
 from .kept import Part, Values, of_kind
 
 __all__ = ["Memory", "autocast_dtype", "untraced"]
@@ -217,7 +218,7 @@ class _Kept:
                 modules.append(module)
                 pending += module._modules.values()
         _require_made(of_kind(modules, lambda kind: issubclass(kind, LazyModuleMixin)))
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_distributed():
             for module in modules:
                 _bypass(module, self._bypassed)
         place = len(self._parts)

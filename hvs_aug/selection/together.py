@@ -8,6 +8,7 @@ scoring each process says at which step it is, through the store of ``torch.dist
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
@@ -16,27 +17,37 @@ import torch.distributed as dist
 from torch import nn
 
 from .._check import fail
+from .._processes import world_size
 
 __all__ = ["meet", "must_meet"]
 
 _meetings = itertools.count()
+_sharded: weakref.WeakKeyDictionary[nn.Module, tuple[type, bool]] = weakref.WeakKeyDictionary()
 _CALL = "HardPairSampler"
 _WHY = "with gather=True, Sinkhorn-Knopp over all processes, or weights sharded by FSDP2 all processes score at the same steps"
 
 
 def must_meet(loss: Any, roots: Iterable[nn.Module]) -> bool:
     """Whether scoring exchanges something between all of several processes."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if world_size() == 1:
         return False
     return bool(getattr(loss, "gather", False)) or any(map(_is_sharded, roots))
 
 
 def _is_sharded(root: nn.Module) -> bool:
-    """Whether FSDP2 shards a module over all processes."""
+    """Whether FSDP2 shards a module over all processes; looked at once for each class, as it gives the module another one."""
+    kind, known = _sharded.get(root, (None, False))
+    if kind is not type(root):
+        known = _has_shards(root)
+        _sharded[root] = type(root), known
+    return known
+
+
+def _has_shards(root: nn.Module) -> bool:
     for module in root.modules():
         if any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__):
             meshes = (getattr(weight, "device_mesh", None) for weight in module.parameters())
-            return any(mesh is not None and mesh.size() == dist.get_world_size() for mesh in meshes)
+            return any(mesh is not None and mesh.size() == world_size() for mesh in meshes)
     return False
 
 
@@ -60,7 +71,7 @@ def meet(what: str, seconds: float) -> None:
         _forget(store, f"hvs_aug/{number - 1}", world)  # which everybody has left
     try:
         store.wait([f"{place}/said"], timedelta(seconds=seconds))
-    except (RuntimeError, dist.DistStoreError):
+    except RuntimeError:
         absent = [other for other in range(world) if not store.check([f"{place}/{other}"])]
         came = f"nothing from {_ranks(absent)} for {seconds:g} s, while process {rank} waits at {what}"
         hint = f"{_WHY}; where one is busy with something else for longer, such as evaluation: Scoring(wait=seconds)."

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from .._check import fail, require
+from .._processes import is_distributed, rank
 from ..ops.group import Group
 from ..ops.operation import Operation, masked
 from .params import ViewParams
@@ -41,9 +42,8 @@ class OwnGenerator:
         worker = get_worker_info()
         process = (os.getpid(), None if worker is None else worker.seed)
         if self._generator is None or process != self._process:
-            distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-            rank = torch.distributed.get_rank() if distributed else int(os.environ.get("RANK", "0"))
-            self._generator, self._process = seeded(torch.initial_seed(), rank, self._number), process
+            number = rank() if is_distributed() else int(os.environ.get("RANK", "0"))
+            self._generator, self._process = seeded(torch.initial_seed(), number, self._number), process
         return self._generator
 
     def __getstate__(self) -> dict[str, Any]:

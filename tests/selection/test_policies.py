@@ -210,6 +210,7 @@ def test_a_guard_against_outliers() -> None:
         assert (losses[left] <= highest).all() and torch.equal(chosen[:, ~left], search.first(table, PAIRS)[:, ~left])
     assert torch.equal(pick(hardest(1.0), table, PAIRS), pick(hardest(), table, PAIRS))
     assert search.selection_loss(table, pick(hardest(0.95), table, PAIRS))[7] < 1e6
+    assert pick(hardest(1.0), torch.zeros(1, 1, 1), [ViewSlot(None, candidates=1, select=1)]).tolist() == [[0]]  # no pair at all
 
 
 def test_a_guard_counts_pairs_that_can_be_kept_together() -> None:
