@@ -14,7 +14,7 @@ Left out are places where a change is none: annotations, ``__all__``, the wordin
 how a copy is made (``non_blocking``, ``device="cpu"``), how a warning is shown or how much a cache holds; and GPU kernels, which
 without a GPU only Triton's interpreter runs, half a minute for a mutant. A mutant that behaves as the original does is listed in
 equivalent_mutants.json with the reason, and counts neither as killed nor as alive. No time is measured: the machine need not be
-quiet.
+quiet. A mutant that survives gets a test; how strong the suite is elsewhere another ``--seed`` tells.
 
 Each mutant is written as soon as it is done. ``--resume`` keeps those that were killed, and runs those that survived again: a test
 that kills them may have come. ``--tests FILE ...`` runs those that survived again with the tests of these files alone. What a run

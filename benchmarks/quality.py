@@ -219,6 +219,10 @@ def summary_of(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
     for method, (random, every) in BUDGETS.items():
         cheap = (method, "cheap", EPOCHS)
+        for name, key in (("random", (method, "random", EPOCHS)), ("hard", cheap)):
+            scores = [row["knn"] for row in rows if row["kind"] == "run" and (row["method"], row["arm"], row["epochs"]) == key]
+            if scores:
+                found[f"{method}_{name}_knn"] = round(statistics.fmean(scores), 3)
         compare(f"{method}_gain_equal_epochs", cheap, (method, "random", EPOCHS))
         compare(f"{method}_gain_equal_arithmetic", cheap, (method, "random", random))
         compare(f"{method}_gain_over_all_views_equal_arithmetic", cheap, (method, "all", every))

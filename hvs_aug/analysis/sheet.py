@@ -184,9 +184,10 @@ class _Sheet:
         self._text(self.margin, top + height * scale + 15, _shortened(panel.name, 36), color=self.theme.muted)
         if panel.boxes is None:
             return
-        # With many candidates only the crops that were chosen are drawn; the frames of the chosen lie on top.
-        crowded = self.candidates > 8 and bool(panel.chosen)
-        shown = [index for index in range(self.candidates) if not crowded or index in panel.chosen]
+        # With many candidates only the crops that were chosen are drawn, or without a choice those of the global views.
+        crowded = self.candidates > 8
+        wanted = set(panel.chosen) or {index for index in range(self.candidates) if not self.local[index]}
+        shown = [index for index in range(self.candidates) if not crowded or index in wanted]
         shown.sort(key=lambda index: (index in panel.chosen, not self.local[index]))
         taken: list[tuple[float, float]] = []
         for index in shown:

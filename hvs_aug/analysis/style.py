@@ -107,11 +107,14 @@ def _settings(theme: Theme) -> Any:
 
 
 def thousands(axes: Axes, *names: str) -> None:
-    """Write the numbers of these axes ("x", "y") with separators: 20,000."""
+    """Write the numbers of these axes ("x", "y") with separators and without exponents: 20,000 and 0.00005."""
     from matplotlib.ticker import FuncFormatter
 
+    def written(value: float, _: int | None) -> str:
+        return f"{value:,.9f}".rstrip("0").rstrip(".") if abs(value) < 1e12 else f"{value:.3g}"
+
     for name in names:
-        getattr(axes, f"{name}axis").set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        getattr(axes, f"{name}axis").set_major_formatter(FuncFormatter(written))
 
 
 def readable_number(value: float) -> str:

@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=float, help="of AdamW, for a batch of 256 (default: the method's)")
     parser.add_argument("--candidates", type=int, help="candidates per image; per kept view for dino and ibot (default: 4, 2)")
     parser.add_argument("--policy", metavar="NAME", help=f"{POLICIES} (default: hardest)")
-    parser.add_argument("--scoring", metavar="full|cheap", help="cheap: at half the size, in bfloat16 (default: full)")
+    parser.add_argument("--scoring", metavar="full|cheap", help="cheap: at half the size, in bfloat16 (default: cheap)")
     parser.add_argument("--score-scale", type=float, metavar="S", help="score at this fraction of the size (default: --scoring's)")
     parser.add_argument("--every", type=int, metavar="K", help="score on every K-th step (default: 1)")
     parser.add_argument("--seed", type=int, help="default: 0")

@@ -46,7 +46,7 @@ REPORT = "report.html"
 MEASURES = ("kNN", "kNN, augmented queries", "linear probe")
 NEXT = """\
 where to go next:
-  hvs-aug pretrain --data IMAGES --scoring cheap   pretrain on your own images
+  hvs-aug pretrain --data IMAGES                   pretrain on your own images
   hvs-aug study --data IMAGES                      whether hard views are worth their cost with them
   hvs-aug benchmark --data IMAGES                  what hard views cost with them, on this machine
   hvs_aug.wrap(loader, model=..., loss=...)        hard views in a training loop of your own"""

@@ -16,7 +16,7 @@ from ..analysis.machine import machine
 from ..analysis.plots import bars, curves, histogram
 from ..analysis.report import Draw, Report, ShownViews
 from ..analysis.sheet import labels
-from ..analysis.style import Theme
+from ..analysis.style import Theme, readable_number
 from ..data.raw_images import RawImages
 from .checkpoint import load_checkpoint, whole_file
 from .labelled import EVALUATION
@@ -96,7 +96,7 @@ def _summary(folder: Path, lines: Sequence[Mapping[str, Any]], epochs: str) -> d
     found = {
         "epochs": f"{last['epoch']:,.4g}{epochs}",
         "loss": f"{first['loss']:.3f} in step {first['step']:,}, {last['loss']:.3f} in step {last['step']:,}",
-        "speed": f"{rate:,.0f} images a second (median), without the wait for images",
+        "speed": f"{readable_number(rate)} images a second (median), without the wait for images",
     }
     if "iou" in last:
         chosen, random = (statistics.fmean(line[name] for line in lines) for name in ("iou", "iou_random"))
@@ -143,7 +143,7 @@ def _time_chart(lines: Sequence[Mapping[str, Any]], theme: Theme) -> Figure:
         "training": "training",
     }
     rows = [
-        {"workload": "Shares of the time", "contestant": words.get(part, part), "% of a step": 100 * share}
+        {"workload": "Shares of the time", "contestant": words.get(part, part), "% of a step": round(100 * share, 1)}
         for part, share in time_shares(lines).items()
     ]
     return bars({"rows": rows}, value="% of a step", theme=theme)

@@ -64,6 +64,7 @@ def test_numbers_have_separators_and_ours_one_colour() -> None:
     figure = plots.bars({"rows": rows}, value="views a second")
     assert "  20,500" in [text.get_text() for text in figure.axes[0].texts]
     assert figure.axes[0].xaxis.get_major_formatter()(20000.0, 0) == "20,000"
+    assert figure.axes[0].xaxis.get_major_formatter()(0.00005, 0) == "0.00005"
     assert [bar.get_facecolor()[:3] for bar in figure.axes[0].patches] == [to_rgb(LIGHT.ours), to_rgb(LIGHT.bar)]
     for theme in (LIGHT, DARK):
         curves = plots.curves({"loss": {"random views": ([1, 2], [3, 4]), "hard views": ([1, 2], [3, 4])}}, theme=theme)

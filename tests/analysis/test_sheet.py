@@ -102,6 +102,11 @@ def test_multi_crop_sheet_names_slots_and_colours_local_views() -> None:
     assert not frames(figure, "white")  # with so many only the chosen crops are drawn on the photograph
 
 
+def test_a_crowded_photograph_without_a_choice_shows_the_global_crops() -> None:
+    figure = sheet.contact_sheet([panel(12)], MULTI_CROP)
+    assert len(frames(figure, "white")) == 4
+
+
 def test_local_views_stand_below_their_own_heading() -> None:
     figure = sheet.contact_sheet([panel(12)], MULTI_CROP)
     places = {text.get_text(): text.get_position() for text in figure.axes[0].texts if text.get_text() in ("Global 1", "Local")}

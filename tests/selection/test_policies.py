@@ -233,8 +233,8 @@ def test_another_search() -> None:
 
 
 class TestOwnPolicy:
-    def test_five_lines_as_in_the_docstring(self) -> None:
-        code = policies.__doc__.split("five lines:")[1]
+    def test_the_example_in_the_docstring(self) -> None:
+        code = policies.__doc__.split("your own:")[1]
         scope: dict[str, Any] = {"search": search}
         exec("if True:" + code, scope)
         table = random_table(PAIRS, 20)
