@@ -33,6 +33,7 @@ __all__ = ["is_available", "render", "warn_if_missing"]
 _LOG = logging.getLogger("hvs_aug")
 _memory = Recycled(count=8, size=2**30)  # of views that are gone: half of the time of a large batch went into fresh pages
 _SLOW = 1.0  # seconds of compiling after which a user is told what takes so long
+_slow_compilations = itertools.count()
 
 
 @cache
@@ -177,7 +178,8 @@ def _walk(dtype: str, kernels: tuple[CPUKernel, ...]) -> Any:
     _addresses(kernels)
     seconds = time.perf_counter() - begin
     if seconds > _SLOW:
-        _LOG.warning("hvs_aug compiled its CPU renderer in %.0f s; later processes load it from numba's cache.", seconds)
+        level = logging.INFO if next(_slow_compilations) else logging.WARNING  # a user is told once, not for every set of kernels
+        _LOG.log(level, "hvs_aug compiled its CPU renderer in %.0f s; later processes load it from numba's cache.", seconds)
     return walk
 
 

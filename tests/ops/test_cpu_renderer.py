@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from hvs_aug import CandidateViews, ViewParams, ViewRecipe, ViewSlot, ops
 from hvs_aug.data import ImageBatch
+from hvs_aug.ops import cpu
 from hvs_aug.ops.operation import Draws, per_image
 from tests.ops.pictures import MEAN, OPERATIONS, STD, of_dtype, pictures
 
@@ -345,3 +347,12 @@ def test_two_flips_of_one_kind_are_none() -> None:
             views = CandidateViews(ViewSlot(ViewRecipe(16, [WHOLE, *steps]), 1, 1), renderer="cpu")
             assert torch.equal(views(images)[0][0][0], images)
         compare(ViewRecipe(16, [ops.RandomResizedCrop(), flip(), ops.RandomInvert(), flip()]), images, views=6)
+
+
+def test_a_user_is_told_of_slow_compiling_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(cpu, "_SLOW", -1.0)
+    monkeypatch.setattr(cpu, "_slow_compilations", itertools.count())
+    with caplog.at_level("INFO", logger="hvs_aug"):
+        for _ in range(2):
+            cpu._walk.__wrapped__("uint8", ())
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
