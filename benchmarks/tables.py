@@ -112,8 +112,6 @@ def _speed() -> str:
     speeds = _speeds()
     lines = []
     for label, contestant in _OTHERS.items():
-        if contestant in ("kornia", "torchaug"):
-            continue
         ours = "ours_from_jpeg" if contestant.endswith("from_jpeg") else "ours"
         ratios = [speeds[workload, ours] / speeds[workload, contestant] for workload in _WORKLOADS]
         lines.append([label, *(f"{ratio:.1f} x" for ratio in ratios)])
