@@ -378,27 +378,37 @@ NAMES = {
     "ours_from_jpeg": "hvs_aug, from JPEG",
     "dali_from_jpeg": "DALI, from JPEG",
     "torchvision_pil": "torchvision, PIL",
-    "torchvision_v2_threads": "torchvision v2",
+    "torchvision_v2": "torchvision v2",
     "albumentations": "albumentations",
     "lightly": "Lightly",
     "kornia_batch": "Kornia, whole batches",
     "kornia": "Kornia, image by image",
     "torchaug": "torchaug",
 }
-"""What the chart calls workloads and contestants; of torchvision v2's two runs it shows the faster."""
+"""What the chart calls workloads and contestants."""
+
+
+def fastest(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], float]:
+    """Views a second at the largest batch, by workload and contestant; of torchvision v2's two runs that of the faster."""
+    timed = [row for row in rows if "views_per_s" in row]
+    found: dict[tuple[str, str], float] = {}
+    for row in timed:
+        if row["batch"] == max(each["batch"] for each in timed):
+            key = row["workload"], row["contestant"].removesuffix("_threads")
+            found[key] = max(found.get(key, 0.0), row["views_per_s"])
+    return found
 
 
 def draw(path: Path) -> None:
     """Draw views a second of the largest batch, as ``path`` with the suffix .png."""
     from hvs_aug.analysis.plots import bars
 
-    document = json.loads(path.read_text())
-    largest = max(row.get("batch", 0) for row in document["rows"])
+    speeds = fastest(json.loads(path.read_text())["rows"])
     rows = [
-        {"workload": TITLES[row["workload"]], "contestant": NAMES[row["contestant"]], "views a second": row["views_per_s"]}
-        for name in NAMES
-        for row in document["rows"]
-        if row.get("batch") == largest and row["contestant"] == name and row["workload"] in TITLES
+        {"workload": title, "contestant": words, "views a second": speeds[workload, name]}
+        for workload, title in TITLES.items()
+        for name, words in NAMES.items()
+        if (workload, name) in speeds
     ]
     bars({"rows": rows}, value="views a second").savefig(path.with_suffix(".png"))
 

@@ -40,6 +40,9 @@ WARM = (
     "kornia.augmentation",
     "lightly.loss",
     "lightly.transforms",
+    "lightly_train",
+    "lightning",
+    "stable_pretraining",
     "numba",
     "PIL.Image",
     "safetensors.torch",
@@ -53,8 +56,7 @@ class ForkedTests:
     """The process, from outside: start it with a copy of the repository, and run jobs in it."""
 
     def __init__(self, root: Path) -> None:
-        # No compiled files: two mutants of one file may have the same size and be written in the same second.
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         command = [sys.executable, str(Path(__file__).resolve()), str(root)]
         self._process = subprocess.Popen(
             command, cwd=root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -122,6 +124,8 @@ def _run_job(root: Path, job: Mapping[str, Any]) -> dict[str, Any]:
 
     os.environ["NUMBA_CACHE_DIR"] = job["cache"]
     importlib.import_module("numba").config.reload_config()
+    # Files are compiled once, with the coverage. Of a changed file nothing may stay: the next one may have its size and its second.
+    sys.dont_write_bytecode = not job["cover"]
     coverage = None
     if job["cover"]:
         coverage = importlib.import_module("coverage").Coverage(data_file=None, include=[f"{root}/hvs_aug/*"], config_file=False)

@@ -16,6 +16,7 @@ published code (benchmarks/published.py) on the same rendered candidates, and on
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ from tqdm import tqdm
 
 from benchmarks import published
 from benchmarks.common import RESULTS, ROOT, arguments, require, resumed, table, write
-from hvs_aug.analysis.overhead import FULL, RANDOM, Factory, Workload, costs, hardness, pareto, recommend, settings
+from hvs_aug.analysis.overhead import FULL, OPTIONS, RANDOM, Factory, Workload, costs, hardness, recommend, settings
 from hvs_aug.data.raw_images import RawImages
 from hvs_aug.pretraining.build import METHODS, build_method
 from hvs_aug.pretraining.methods import Method
@@ -299,6 +300,31 @@ def run_checkout(repo: str, checkout: Path | None, words: Sequence[str]) -> list
     ]
 
 
+NAMES = {
+    "cheap": "CHEAP: half size, bfloat16",
+    "half": "half size",
+    "quarter": "quarter size",
+    "smallest overlap": "smallest overlap, no scoring",
+    PUBLISHED: "as published, one scoring",
+    PASTED: "as published, scored twice",
+}
+"""Settings, as the figure calls them; the others have their own names."""
+
+TITLES = {"simclr": "SimCLR", "simsiam": "SimSiam", "dino": "DINO", "ibot": "iBOT"}
+
+
+def draw(path: Path) -> Path:
+    """Draw the main tables of a file as ``path`` with the suffix .png: settings that exist today, and the published code."""
+    from hvs_aug.analysis.plots import hardness_and_cost
+
+    shown = {RANDOM, *OPTIONS, PUBLISHED, PASTED}
+    rows = [row for row in json.loads(path.read_text())["rows"] if row["main"] and row["setting"] in shown]
+    titles = {row["workload"]: f"{TITLES[row['method']]}, {row['encoder']}" for row in rows}
+    target = path.with_suffix(".png")
+    hardness_and_cost([row | {"setting": NAMES.get(row["setting"], row["setting"])} for row in rows], titles).savefig(target)
+    return target
+
+
 def main(words: Sequence[str] | None = None) -> None:
     parser = arguments("forward_overhead", __doc__)
     parser.add_argument("--size", type=int, help="side of a view in pixels (default: 128; on a GPU 224)")
@@ -317,7 +343,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--repo", choices=sorted(SMALL), help="measure a checkout of this repo through its example")
     parser.add_argument("--checkout", type=Path, help="the folder of that checkout; its own arguments follow --")
     parser.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--draw", action="store_true", help="draw the figure of the measured rows, and measure nothing")
     options = parser.parse_args(words)
+    if options.draw:
+        print(f"figure in {draw(options.out or RESULTS / 'forward_overhead.json')}")
+        return
     options.prototypes = options.prototypes or (256 if options.quick else None)
     on_gpu = torch.cuda.is_available()
     options.size = options.size or (64 if options.quick else 224 if on_gpu else 128)
@@ -338,7 +368,7 @@ def main(words: Sequence[str] | None = None) -> None:
     for measured in run(options, rows):
         rows = [row for row in rows if row["workload"] != measured[0]["workload"]] + measured
         write("forward_overhead", used, rows, summarised(rows), path)
-    print(f"figure in {pareto([row for row in rows if row['main']], path.with_suffix('.png'))}")
+    print(f"figure in {draw(path)}")
     for name in dict.fromkeys(row["workload"] for row in rows):
         best = recommend([row for row in rows if row["workload"] == name])
         print(f"{name}: {best['setting']}, {best['ratio']:.2f}x a step, {best['captured']:.0%} of the hardness")

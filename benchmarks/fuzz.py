@@ -14,6 +14,7 @@ at most above what it held before; of archives, with that of zipfile and tarfile
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import itertools
 import multiprocessing
@@ -186,7 +187,14 @@ def archive(rng: random.Random, kind: str) -> bytes:
             for index, (name, data) in enumerate(files.items()):
                 packed.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED if index % 2 else zipfile.ZIP_STORED)
         return out.getvalue()
-    with tarfile.open(fileobj=out, mode="w:gz" if kind == "tar.gz" else "w") as tar:
+    # Without the date that gzip writes, so that equal seeds give equal bytes.
+    with gzip.GzipFile(fileobj=out, mode="wb", mtime=0) if kind == "tar.gz" else contextlib.nullcontext(out) as file:
+        _write_tar(file, files)
+    return out.getvalue()
+
+
+def _write_tar(file: Any, files: dict[str, bytes]) -> None:
+    with tarfile.open(fileobj=file, mode="w") as tar:
         for name, data in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -198,7 +206,6 @@ def archive(rng: random.Random, kind: str) -> bytes:
             info = tarfile.TarInfo(name)
             info.type, info.linkname = link, target
             tar.addfile(info)
-    return out.getvalue()
 
 
 KINDS: dict[str, Callable[[random.Random], bytes]] = {

@@ -4,19 +4,21 @@
 
 Method: of all places where a comparison, an operator, a number, a truth value, a ``not`` or a named argument can be changed, as
 many are drawn with a seed in each group: ``selection`` is hvs_aug/selection and views/params.py, ``views`` the rest of
-hvs_aug/views, ``ops`` is hvs_aug/ops. One run of the group's tests, those of its folder and the examples in its docstrings, finds
-out which lines each test runs. Then each changed file stands in a copy of the repository, in which the tests that run the changed
-line start, those that mirror the file first, then by their time. A mutant is killed if a test fails or no end is reached. Where no
-line is seen to run (numba compiles it, or a process of its own runs it), all tests of the file or the folder run.
+hvs_aug/views, ``ops`` is hvs_aug/ops. One run of the group's tests, those of its folder, the examples in its docstrings and the
+one of public defaults, finds out which lines each test runs. Then each changed file stands in a copy of the repository, in which
+the tests that run the changed line start, those that mirror the file first, then by their time. A mutant is killed if a test fails
+or no end is reached. Where no line is seen to run (numba compiles it, or a process of its own runs it), all tests of the file or
+the folder run.
 
 Left out are places where a change is none: annotations, ``__all__``, the wording of messages, and named arguments that say only
-how a copy is made (``non_blocking``, ``device="cpu"``), how a warning is shown or how much a cache holds; and the GPU kernels in
-ops/triton_*.py, which without a GPU only Triton's interpreter runs, half a minute for a mutant. A mutant that behaves as the
-original does is listed in equivalent_mutants.json with the reason, and counts neither as killed nor as alive. No time is
-measured: the machine need not be quiet.
+how a copy is made (``non_blocking``, ``device="cpu"``), how a warning is shown or how much a cache holds; and GPU kernels, which
+without a GPU only Triton's interpreter runs, half a minute for a mutant. A mutant that behaves as the original does is listed in
+equivalent_mutants.json with the reason, and counts neither as killed nor as alive. No time is measured: the machine need not be
+quiet. A mutant that survives gets a test; how strong the suite is elsewhere another ``--seed`` tells.
 
 Each mutant is written as soon as it is done. ``--resume`` keeps those that were killed, and runs those that survived again: a test
-that kills them may have come. What a run prepares is kept in runs/mutants.
+that kills them may have come. ``--tests FILE ...`` runs those that survived again with the tests of these files alone. What a run
+prepares is kept in runs/mutants.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -43,6 +46,7 @@ WORK = ROOT / "runs" / "mutants"
 COUNTS = {"selection": 100, "views": 30, "ops": 30}
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.json")
 OPS = Path("hvs_aug/ops")
+API = "tests/test_public_api.py"
 Key: TypeAlias = tuple[str, str, str, int]
 
 
@@ -60,31 +64,36 @@ def tests_of(group: str, root: Path) -> list[str]:
     tests = sorted((root / "tests" / group).glob("test_*.py"))
     if group == "selection":
         tests.append(root / "tests" / "views" / "test_params.py")
-    return [str(path.relative_to(root)) for path in tests] + [str(path) for path in files_of(group, root)]
+    return [API, *(str(path.relative_to(root)) for path in tests), *map(str, files_of(group, root))]
 
 
 class Covering:
-    """Which tests run which lines, and in how many seconds; found out once for each file of tests and state of the sources."""
+    """Which tests run which lines, and in how many seconds; found out once for each file of tests.
+
+    Of a file of the package that has changed since, it is then known which tests run it, and of no line.
+    """
 
     def __init__(self, tests: ForkedTests, root: Path, cache: Path, known: Path) -> None:
-        sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((root / "hvs_aug").rglob("*.py")))).hexdigest()
-        stored = json.loads(known.read_text()) if known.exists() else {}
-        self._runs: dict[str, dict[str, Any]] = stored.get(sources, {})
-        self._tests, self._root, self._cache, self._known, self._sources = tests, root, cache, known, sources
+        self._runs: dict[str, dict[str, Any]] = json.loads(known.read_text()) if known.exists() else {}
+        self._tests, self._root, self._cache, self._known = tests, root, cache, known
 
     def of(self, files: Sequence[str]) -> list[dict[str, Any]]:
         """For each file of tests ``seconds`` and ``lines``, as :mod:`benchmarks.forked_tests` answers."""
-        names = {file: hashlib.sha256((self._root / file).read_bytes()).hexdigest() + file for file in files}
+        digests = {str(path.relative_to(self._root)): _digest(path) for path in sorted((self._root / "hvs_aug").rglob("*.py"))}
+        names = {file: _digest(self._root / file) + file for file in files}
         new = [file for file, name in names.items() if name not in self._runs]
         if new:
             print(f"which lines the tests of {len(new)} files run, once")
             done = self._tests.run(new, cache=self._cache, cover=True)
             passed = "seconds" in done and not done["failed"]
             require(passed, "mutants", "tests that pass before any change", f"{done.get('failed')} {done['output']}")
-            for file in new:
-                self._runs[names[file]] = _part(done, file)
-            self._known.write_text(json.dumps({self._sources: self._runs}))
-        return [self._runs[name] for name in names.values()]
+            self._runs |= {names[file]: _part(done, file) | {"digests": digests} for file in new}
+            self._known.write_text(json.dumps(self._runs))
+        return [_as_known(self._runs[name], digests) for name in names.values()]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _part(done: dict[str, Any], tests: str) -> dict[str, Any]:
@@ -94,7 +103,17 @@ def _part(done: dict[str, Any], tests: str) -> dict[str, Any]:
         file: {line: sorted(mine.intersection(names)) for line, names in found.items() if mine.intersection(names)}
         for file, found in done["lines"].items()
     }
-    return {"seconds": {name: done["seconds"][name] for name in sorted(mine)}, "lines": {k: v for k, v in lines.items() if v}}
+    seconds = {name: done["seconds"][name] for name in sorted(mine)}
+    return {"seconds": seconds, "lines": {file: found for file, found in lines.items() if found}}
+
+
+def _as_known(run: dict[str, Any], digests: dict[str, str]) -> dict[str, Any]:
+    """A run with all lines of a file that has changed as one, number 0."""
+    lines = {
+        file: found if run["digests"].get(file) == digests.get(file) else {"0": sorted(set(chain.from_iterable(found.values())))}
+        for file, found in run["lines"].items()
+    }
+    return {"seconds": run["seconds"], "lines": lines}
 
 
 def chosen_tests(place: Place, runs: Sequence[dict[str, Any]]) -> tuple[list[str], float]:
@@ -110,6 +129,9 @@ def chosen_tests(place: Place, runs: Sequence[dict[str, Any]]) -> tuple[list[str
     # A number at the top of a file is read by functions further down.
     own = [name for name in seconds if Path(name.partition("::")[0]).stem.startswith(f"test_{place.file.stem}")]
     found = of_lines or of_file | set(own) or set(seconds)
+    if not of_lines:  # a default of an argument
+        own += [name for name in seconds if name.startswith(API)]
+        found |= set(own)
     order = sorted(found, key=lambda name: (name not in own, seconds[name]))
     return order, sum(seconds[name] for name in order)
 
@@ -180,34 +202,25 @@ def _share(rows: Sequence[dict[str, Any]]) -> float:
     return sum(row["killed"] for row in rows) / max(1, len(rows))
 
 
-def killed_by(place: Place, runs: Sequence[dict[str, Any]], copy: Copy, tests: ForkedTests) -> str | None:
+def killed_by(
+    place: Place, files: Sequence[str], names: Sequence[str] | None, limit: float, copy: Copy, tests: ForkedTests
+) -> str | None:
     """The test that finds the change; ``None`` where none does."""
-    names, seconds = chosen_tests(place, runs)
-    files = list(dict.fromkeys(name.partition("::")[0] for name in names))
     with copy.changed(place) as (cache, digest):
-        answer = tests.run(files, names, cache=cache, digest=digest, limit=60 + 10 * seconds)
+        answer = tests.run(files, names, cache=cache, digest=digest, limit=limit)
     if answer["code"] == 0:
-        tqdm.write(f"survived {len(names)} tests: {place.file}:{place.line} {place.mutation}: {place.source}")
+        tqdm.write(f"survived: {place.file}:{place.line} {place.mutation}: {place.source}")
         return None
     return next(iter(answer.get("failed", [])), "no end" if answer["code"] < 0 else "import")
 
 
-def drawn_rows(drawn: Sequence[tuple[str, Place]], out: Path, resume: bool) -> dict[Key, dict[str, Any]]:
-    """A row for each mutant that is done without a run: it behaves as the original, or was killed in the run that is resumed."""
-    reasons = equivalent()
-    old = {}
-    if resume and out.exists():
-        document = json.loads(out.read_text())
-        check(document)
-        old = {(row["file"], row["source"], row["mutation"], row["occurrence"]): row for row in document["rows"] if row["killed"]}
-    rows = {}
-    for group, place in drawn:
-        reason = reasons.get(place.key[:3])
-        if reason is not None:
-            rows[place.key] = row_of(group, place, None, reason)
-        elif place.key in old:
-            rows[place.key] = row_of(group, place, old[place.key]["by"])
-    return rows
+def rows_before(out: Path) -> dict[Key, dict[str, Any]]:
+    """The rows of a run that is resumed."""
+    if not out.exists():
+        return {}
+    document = json.loads(out.read_text())
+    check(document)
+    return {(row["file"], row["source"], row["mutation"], row["occurrence"]): row for row in document["rows"]}
 
 
 def row_of(group: str, place: Place, by: str | None, reason: str | None = None) -> dict[str, Any]:
@@ -223,20 +236,32 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--files", nargs="+", help="of these files alone, by name")
     parser.add_argument("--resume", action="store_true", help="keep the mutants of the file to write that were killed")
+    parser.add_argument("--tests", nargs="+", help="run those that survived again, with the tests of these files alone")
     options = parser.parse_args(words)
     out = options.out or RESULTS / "mutants.json"
     count = 2 if options.quick and options.count is None else options.count
     copy = Copy(WORK)
     drawn = draw(copy.root, options.groups, count, options.seed, options.files)
-    rows = drawn_rows(drawn, out, options.resume)
+    before = rows_before(out) if options.resume or options.tests else {}
+    if options.tests:
+        drawn = [(group, place) for group, place in drawn if place.key in before]
+    reasons = equivalent()
+    rows: dict[Key, dict[str, Any]] = {}
+    for group, place in drawn:
+        reason, old = reasons.get(place.key[:3]), before.get(place.key)
+        if reason is not None or (old is not None and old["killed"]):
+            rows[place.key] = row_of(group, place, None if reason is not None or old is None else old["by"], reason)
     settings = {"seed": options.seed, "groups": options.groups, "files": options.files or "all"}
     tests = ForkedTests(copy.root)
     covering = Covering(tests, copy.root, copy.cache, WORK / "covering.json")
-    runs = {group: covering.of(tests_of(group, copy.root)) for group in options.groups}
+    runs = {} if options.tests else {group: covering.of(tests_of(group, copy.root)) for group in options.groups}
     for group, place in tqdm([entry for entry in drawn if entry[1].key not in rows], unit="mutant"):
-        rows[place.key] = row_of(group, place, killed_by(place, runs[group], copy, tests))
+        names, seconds = (None, 60.0) if options.tests else chosen_tests(place, runs[group])
+        files = options.tests if names is None else list(dict.fromkeys(name.partition("::")[0] for name in names))
+        rows[place.key] = row_of(group, place, killed_by(place, files, names, 60 + 10 * seconds, copy, tests))
         with redirect_stdout(io.StringIO()):
-            write("mutants", settings, list(rows.values()), summary(list(rows.values())), out)
+            shown = [rows[place.key] for _, place in drawn if place.key in rows]
+            write("mutants", settings, shown, summary(shown), out)
     tests.close()
     shown = [rows[place.key] for _, place in drawn]
     write("mutants", settings, shown, summary(shown), out)

@@ -38,6 +38,8 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 }
 COMPILED = {"cpu_kernel", "inlined", "inlined_in_order"}
 """Decorators of functions that numba compiles."""
+ON_A_GPU = {"gpu_kernel", "device_function", "launched"}
+"""Decorators of functions that Triton compiles, which without a GPU only its interpreter runs."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _swap(field: str, operator: ast.AST) -> tuple[str, Callable[[Any], None]]:
 
 
 def _without_effect(tree: ast.Module) -> set[int]:
-    """The nodes whose change is none: annotations, ``__all__``, the wording of messages, and the arguments of :data:`SAME`."""
+    """The nodes left out: annotations, ``__all__``, the wording of messages, the arguments of :data:`SAME`, and GPU kernels."""
     found: set[int] = set()
 
     def add(nodes: Iterable[ast.AST | None]) -> None:
@@ -140,7 +142,7 @@ def _without_effect(tree: ast.Module) -> set[int]:
         if isinstance(node, (ast.arg, ast.AnnAssign)):
             add([node.annotation])
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            add([node.returns])
+            add([node if _decorators(node) & ON_A_GPU else node.returns])
         if isinstance(node, ast.keyword) and node.arg in SAME:
             add([node])
     return found
@@ -155,8 +157,12 @@ def _is_all(node: ast.AST) -> bool:
 
 
 def _is_compiled(function: ast.FunctionDef) -> bool:
-    names = {name.id for name in function.decorator_list if isinstance(name, ast.Name)}
-    return bool(names & COMPILED) or function.name == "_walk_views"
+    return bool(_decorators(function) & COMPILED) or function.name == "_walk_views"
+
+
+def _decorators(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    called = [entry.func if isinstance(entry, ast.Call) else entry for entry in function.decorator_list]
+    return {entry.id for entry in called if isinstance(entry, ast.Name)}
 
 
 def _head(statement: ast.stmt) -> tuple[int, int]:

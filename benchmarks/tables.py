@@ -12,10 +12,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.augmentation import fastest
 from benchmarks.common import RESULTS, ROOT
 from benchmarks.quality_tables import QUALITY_TABLES, Study, markdown
 
-PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", RESULTS / "README.md")
 
 _METHODS = {"simsiam": "SimSiam", "simclr": "SimCLR", "dino": "DINO", "ibot": "iBOT"}
 _OTHERS = {
@@ -111,8 +112,6 @@ def _speed() -> str:
     speeds = _speeds()
     lines = []
     for label, contestant in _OTHERS.items():
-        if contestant in ("kornia", "torchaug"):
-            continue
         ours = "ours_from_jpeg" if contestant.endswith("from_jpeg") else "ours"
         ratios = [speeds[workload, ours] / speeds[workload, contestant] for workload in _WORKLOADS]
         lines.append([label, *(f"{ratio:.1f} x" for ratio in ratios)])
@@ -134,9 +133,7 @@ def _speed_views() -> str:
 
 
 def _speeds() -> dict[tuple[str, str], float]:
-    rows = [row for row in results("augmentation")["rows"] if "views_per_s" in row]
-    largest = max(row["batch"] for row in rows)
-    return {(row["workload"], row["contestant"]): row["views_per_s"] for row in rows if row["batch"] == largest}
+    return fastest(results("augmentation")["rows"])
 
 
 def _speed_parts() -> str:
@@ -163,6 +160,20 @@ def _selection() -> str:
         harder = ours["mean_loss"] / published["mean_loss"] - 1
         lines.append([label, *cells, f"{100 * harder:.1f} %"])
     return markdown(["", "ours, s", "published method, s", "times as fast", "harder by, in mean loss"], lines)
+
+
+def _choices() -> str:
+    """What each way to score chooses at the end of the training, beside full size."""
+    rows = results("choices")["rows"]
+    words = {"full": "full size", "full, other batches": "full size, in batches of other images", "half": "half the side"}
+    words |= {"cheap": "`CHEAP`", "quarter": "a quarter of the side"}
+    lines = []
+    for row in rows:
+        if row["step"] == rows[-1]["step"]:
+            names = ("agreement", "hardness", "iou", "scale", "color_distance", "kept")
+            lines.append([words[row["way"]], *(f"{row[name]:.2f}" for name in names)])
+    columns = ["scored at", "agreement", "hardness kept", "overlap (IoU)", "share of the image", "distance of colours", "kept"]
+    return markdown(columns, lines)
 
 
 def _gpu_plan() -> str:
@@ -198,6 +209,7 @@ def _fuzz() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "choices": _choices,
     "cost": _cost,
     "cost_others": _cost_others,
     "cost_published": _cost_published,

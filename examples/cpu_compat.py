@@ -1,4 +1,4 @@
-"""Stand-ins that let the four repos, written for CUDA and an older PyTorch, run their own scripts here, one process on the CPU.
+"""Stand-ins that let these repos, written for CUDA and an older PyTorch, run their own scripts here, one process on the CPU.
 
 Not part of the library, and not needed on the machines that the repos were written for: :func:`install` does nothing where CUDA is
 available, except for what is missing or has moved since. It has to be called before the repo's script is imported.
@@ -7,6 +7,7 @@ available, except for what is missing or has moved since. It has to be called be
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import os
 import sys
@@ -25,6 +26,8 @@ def install() -> None:
     for owner, name, stand_in in (
         (torch, "load", functools.partial(torch.load, weights_only=False)),
         (torch.hub, "list", _offline(torch.hub.list)),
+        # MoCo views what compares two transposed tensors as one axis, which had the layout for it.
+        (torch.Tensor, "eq", _contiguous(torch.Tensor.eq)),
     ):
         setattr(owner, name, stand_in)
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -42,6 +45,14 @@ def _install_missing_modules() -> None:
                 module = types.ModuleType(name)
                 vars(module).update(SummaryWriter=_Writer, Munkres=object)
                 sys.modules[name] = module
+    if importlib.util.find_spec("apex") is None:  # SwAV's; only its adaptive rates are used without half precision
+        for name in ("apex", "apex.parallel", "apex.parallel.LARC"):
+            sys.modules[name] = types.ModuleType(name)
+            vars(sys.modules[name]).update(amp=None, LARC=_PlainRates)
+    for name in ("timm.models.layers", "timm.models.layers.helpers"):  # which have moved
+        module = types.ModuleType(name)
+        vars(module)["__getattr__"] = lambda attribute: getattr(importlib.import_module("timm.layers"), attribute)
+        sys.modules.setdefault(name, module)
 
 
 class _Writer:
@@ -53,6 +64,23 @@ class _Writer:
 
     def add_scalar(self, *_: Any, **__: Any) -> None:
         """Write nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+class _PlainRates:
+    """In the place of apex's LARC: the optimizer that it is given, with its own rates."""
+
+    def __init__(self, optimizer: Any, **_: Any) -> None:
+        self.optim = optimizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["optim"], name)
+
+
+def _contiguous(function: Any) -> Any:
+    return lambda *arguments: function(*arguments).contiguous()
 
 
 def _offline(function: Any) -> Any:
@@ -76,8 +104,9 @@ def _install_cpu() -> None:
         (torch.cuda, "set_device", _nothing),
         (torch.cuda, "manual_seed_all", _nothing),
         (torch.cuda, "device_count", lambda: 1),
+        (torch.cuda, "is_available", lambda: False),  # which newer versions answer by the count
         # SimSiam spawns a process for each GPU; the one there is stays in this one.
-        (torch.multiprocessing, "spawn", lambda function, nprocs=1, args=(), **_: function(0, *args)),
+        (torch.multiprocessing, "spawn", lambda function, args=(), nprocs=1, **_: function(0, *args)),
         (torch.nn.SyncBatchNorm, "convert_sync_batchnorm", staticmethod(_stay)),
         (parallel, "__init__", _without(parallel.__init__, "device_ids")),
         (torch.distributed, "init_process_group", lambda backend=None, **options: start("gloo", **options)),

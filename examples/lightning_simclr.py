@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hvs_aug
-from hvs_aug.integrations.lightning import hard_view_selection
+from hvs_aug.integrations.lightning import HardViewSelection
 
 TEMPERATURE = 0.1
 
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> lightning.Trainer:
     )
     views = hvs_aug.CandidateViews.preset("simclr", size=options.size)
     loss = hvs_aug.NTXentLoss(temperature=TEMPERATURE)
-    hard = hard_view_selection(lambda module: hvs_aug.HardPairSampler(module, loss, views))
+    hard = HardViewSelection(lambda module: hvs_aug.HardPairSampler(module, loss, views))
     trainer = lightning.Trainer(
         max_epochs=options.epochs,
         max_steps=options.steps,

@@ -1,4 +1,4 @@
-"""Memory of tensors that are gone, for new ones of about their size: to touch fresh pages takes longer than to fill them."""
+"""Reuse the memory of deleted tensors for new ones of about their size: touching fresh pages takes longer than filling them."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Arrival:
 
 
 class CountWatch:
-    """Warns once, when a count is no longer 0: at once on a CPU, some steps late where the device computes behind the host.
+    """Warn once when a count is above 0: at once on a CPU, and some steps later on a device, because reading it would block.
 
     Args:
         message: what is said, with ``{count}`` where the number stands.

@@ -44,7 +44,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    for command in ("demo", "pretrain", "inspect", "benchmark", "explain"):
+    for command in ("demo", "pretrain", "inspect", "report", "benchmark", "study", "explain"):
         assert command in printed
         with pytest.raises(SystemExit) as stopped:
             cli.main([command, "--help"])

@@ -1,4 +1,4 @@
-"""What was chosen, how hard it was, how much it overlapped: numbers, plots, and a report that opens offline."""
+"""Numbers, plots and a report of what was chosen: how hard it is, and how much it overlaps."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from .metrics import (
     spread,
     warn_of_collapse,
 )
-from .plots import Panel, bars, contact_sheet, curves, panels
+from .plots import bars, curves
 from .report import Report, inspect
+from .sheet import Panel, contact_sheet, panels
 
 __all__ = [
     "Panel",

@@ -1,8 +1,8 @@
-"""What a selection did: how hard, how overlapping, how different from chance. All of it is computed on the device.
+"""Measures of a selection: its hardness, its overlap, and how it differs from chance. They are computed on the device.
 
-Sizes: V candidates per image, S selected views, B images. A selection is compared with the *expectation* over all selections
-that are possible, not with one random draw: for a table of pairs that is a weighted sum, since each pair is kept with a known
-probability (:func:`chance`).
+Sizes: V candidates per image, S selected views, B images. A selection is compared with the *expectation* over all possible
+    selections, not with one random draw. For a table of pairs that is a weighted sum, because the probability of each pair is
+    known (:func:`chance`).
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ def mean_over_pairs(pairs: Tensor, indices: Tensor | None = None, slots: Sequenc
 
 
 def hardness_captured(table: Tensor, slots: Sequence[ViewSlot], indices: Tensor) -> Tensor:
-    """How much of the hardness that there is a selection captures: 0-dim, 1 for the hardest, 0 on average for random ones.
+    """The hardness kept by a selection: 0-dim, 1 for the hardest selection, and 0 on average for random ones.
 
     (mean loss of the selection - mean of random ones) / (mean of the hardest - mean of random ones), by the table of the full-size
-    candidates. Images with an entry that is not finite are left out; NaN where all selections are equally hard.
+    candidates. Images with an entry that is not finite are left out. NaN if all selections are equally hard.
 
     Shape: table (V, V, B), indices (S, B) int64 -> ().
     """
@@ -106,8 +106,8 @@ def crop_scale(params: ViewParams) -> Tensor:
 def color_distance(params: ViewParams) -> Tensor:
     """The distance of every two views' colour jitter: (V, V, B) float32.
 
-    Convention: Euclidean, of brightness, contrast and saturation factors and the hue's shift in turns; of the first ColorJitter
-        of a recipe, and 0 where there is none.
+    Convention: the Euclidean distance of the factors of brightness, contrast and saturation and of the hue's shift in turns,
+        for the first ColorJitter of a recipe; 0 if there is none.
     Source: "color distance" in the analysis of HVS (arXiv 2310.03940).
     """
     factors = params.drawn.get("ColorJitter.factors")
@@ -118,7 +118,7 @@ def color_distance(params: ViewParams) -> Tensor:
 
 
 def spread(table: Tensor, slots: Sequence[ViewSlot]) -> Tensor:
-    """How far the losses of an image's pairs lie apart: highest less lowest among pairs of the same two slots, (B,).
+    """The range of the losses of an image's pairs: the highest minus the lowest among pairs of the same two slots, (B,).
 
     Shape: table (V, V, B) -> (B,), the largest over the slots.
     """
@@ -141,13 +141,13 @@ def spread(table: Tensor, slots: Sequence[ViewSlot]) -> Tensor:
 def collapsed(table: Tensor, slots: Sequence[ViewSlot], tolerance: float = 1e-5) -> Tensor:
     """Whether no image of the batch has a pair that is harder than another: 0-dim bool, on the table's device.
 
-    That is what the table of a model looks like whose outputs no longer depend on its input.
+    The table looks like this if the outputs of the model no longer depend on its input.
     """
     return (spread(table, slots) < tolerance).all()
 
 
 def warn_of_collapse(table: Tensor, slots: Sequence[ViewSlot], tolerance: float = 1e-5) -> bool:
-    """Warn if the table is :func:`collapsed`. The host waits for the device: for logging, not for every step."""
+    """Warn if the table is :func:`collapsed`. It waits for the device, so call it when logging, not in every step."""
     if not bool(collapsed(table, slots, tolerance)):
         return False
     warnings.warn(
@@ -159,7 +159,7 @@ def warn_of_collapse(table: Tensor, slots: Sequence[ViewSlot], tolerance: float 
 
 
 class SelectionMeter:
-    """Sums up what was chosen over many steps, on the device; only :meth:`compute` waits for it.
+    """Add up what was chosen over many steps, on the device; only :meth:`compute` waits for it.
 
     Args:
         slots: the slots that the indices refer to.
@@ -220,7 +220,7 @@ class SelectionMeter:
         self._counts[name] = self._counts[name] + count if name in self._counts else count
 
     def compute(self) -> dict[str, float | list[float]]:
-        """The means over all images so far; a name that ends in ``_random`` is what a random selection would have had.
+        """The means over all images so far. A name that ends in ``_random`` is the expectation for random selections.
 
         ``chosen`` is the share of each candidate among all that were chosen. Empty before the first batch.
         """

@@ -1,10 +1,10 @@
-"""What choosing views costs, and what each cheap way to score loses by it.
+"""The cost of choosing views, and how much hardness each cheap way of scoring keeps.
 
-Two questions of one workload (a method, a network, a size), answered apart:
+Two things are measured for a workload (a method, a network, a size), separately:
 
-- *Cost*: the contestants take training steps in turn, in one process, in an order shuffled anew for each round. Reported are
-  medians, and per contestant the ratio to training on random views. ``bound`` is the same ratio in arithmetic, counted by
-  ``torch.utils.flop_counter``: what a contestant cannot go below as long as it does these multiplications.
+- *Cost*: the contestants take training steps in turn, in one process, in an order shuffled anew for each round. The rows hold
+medians, and for each contestant the ratio to training on random views. ``bound`` is this ratio by the number of operations,
+counted by ``torch.utils.flop_counter``: no contestant that does these operations can be cheaper.
 - *Hardness captured*: a network is trained; at several points of the run each contestant chooses from the same candidates of
   images that are not trained on, and its choice is judged by the losses at full size: 1 is the true hardest, 0 a random choice.
   The choice is judged in the mode in which it is made, so a network with dropout does not reach 1.
@@ -19,10 +19,9 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -52,7 +51,6 @@ __all__ = [
     "hardness",
     "measure",
     "ours",
-    "pareto",
     "recommend",
     "settings",
 ]
@@ -64,7 +62,7 @@ _RANDOM_DRAWS = 32
 
 
 class Trainee(Protocol):
-    """What is trained: the methods of ``hvs_aug.pretraining`` are such, and so is an ``nn.Module`` with these attributes."""
+    """What is trained: a method of ``hvs_aug.pretraining``, or another ``nn.Module`` with these attributes."""
 
     pair_loss: Any
     fewest: int
@@ -84,7 +82,7 @@ class Trainee(Protocol):
 
 
 class Chooser(Protocol):
-    """A way to choose views: a HardPairSampler, or anything that is called like one."""
+    """A way to choose views: a HardPairSampler, or another callable with the same arguments."""
 
     def __call__(self, images: Any, extras: Any = None, *, params: ViewParams | None = None) -> HardViews: ...
 
@@ -212,7 +210,7 @@ def measure(
         workload: what is trained, on what.
         contestants: factories by name; one of them is :data:`FULL`. Random views are added.
         repeats, warmup: rounds of timing that count, and that do not.
-        points: after how many training steps choices are judged; a network that has learned nothing says little.
+        points: the numbers of training steps after which choices are judged. An untrained network says little.
         judged: batches that are judged at each point.
         progress: shown around a list, as tqdm does it.
 
@@ -359,7 +357,10 @@ def _peak_bytes(runner: _Runner, batch: ImageBatch) -> int:
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device) - before)
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else it reports its own starting and stopping
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with (
+        _without_stderr(),
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile,
+    ):
         runner.step(batch, 0)
     held = most = 0
     changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -367,6 +368,19 @@ def _peak_bytes(runner: _Runner, batch: ImageBatch) -> int:
         held += event.nbytes()
         most = max(most, held)
     return most
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Drop what C++ code writes to stderr: the profiler warns of memory that was allocated before it began."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 class _Judge:
@@ -461,9 +475,11 @@ def hardness(
 def recommend(rows: Sequence[Mapping[str, Any]], limit: float = 1.10, least: float = 0.85) -> Mapping[str, Any]:
     """The row to use: of those within ``limit`` times a step of random views the one that captures most; where none of them
     captures at least ``least``, the cheapest of all that do; where none does, the one that captures most.
+
+    A row is within the limit if three quarters of its rounds were (``ratio_quartiles``), not the median alone.
     """
     chosen = [row for row in rows if row["setting"] != RANDOM]
-    within = [row for row in chosen if row["ratio"] <= limit and row["captured"] >= least]
+    within = [row for row in chosen if _spread(row)[1] <= limit and row["captured"] >= least]
     if within:
         return max(within, key=lambda row: row["captured"])
     enough = [row for row in chosen if row["captured"] >= least]
@@ -471,11 +487,29 @@ def recommend(rows: Sequence[Mapping[str, Any]], limit: float = 1.10, least: flo
 
 
 def advice(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say in two lines which setting to use, what it will cost and what it keeps."""
+    """Say which setting to use, what it costs and what it keeps, with the quartiles of the rounds, and where to doubt it."""
     best = recommend(rows)
     words = "".join(f", {name}={_written(value)}" for name, value in OPTIONS.get(best["setting"], {}).items())
-    extra = f"{100 * (best['ratio'] - 1):.0f} % more time a step than random views"
-    return f"use {best['setting']}: HardPairSampler(model, loss, views{words})\n{extra}, {best['captured']:.0%} of the hardness"
+    low, high = _spread(best)
+    spread = "" if low == high else f" (half of the rounds: {low - 1:+.0%} to {high - 1:+.0%})"
+    lines = [
+        f"use {best['setting']}: HardPairSampler(model, loss, views{words})",
+        f"it takes {best['ratio'] - 1:+.0%} time a step against random views{spread}, "
+        f"and captures {best['captured']:.0%} of the hardness",
+    ]
+    if best["captured"] < 0.85:
+        lines.append(
+            "no setting captures 85 % of the hardness here; more candidates, or a network that is trained further, may change that"
+        )
+    if high - low > 0.2:
+        lines.append("the rounds differ much: something else used this machine; measure again before you rely on these times")
+    return "\n".join(lines)
+
+
+def _spread(row: Mapping[str, Any]) -> tuple[float, float]:
+    """The quartiles of a row's time ratio over the rounds."""
+    low, high = row.get("ratio_quartiles", (row["ratio"], row["ratio"]))
+    return low, high
 
 
 def _written(value: Any) -> str:
@@ -486,57 +520,3 @@ def _written(value: Any) -> str:
         return '"cheap"'
     changed = [field.name for field in fields(value) if getattr(value, field.name) != field.default]
     return f"Scoring({', '.join(f'{name}={getattr(value, name)!r}' for name in changed)})"
-
-
-def pareto(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
-    """Draw hardness captured against step ratio, a panel for each workload, and the rows that no other beats in both joined."""
-    from matplotlib.figure import Figure
-
-    panels = list(dict.fromkeys(row.get("workload", "") for row in rows))
-    figure = Figure(figsize=(4.6 * len(panels), 4.2), layout="constrained")
-    for index, panel in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), index + 1)
-        own = sorted((row for row in rows if row.get("workload", "") == panel), key=lambda row: (row["ratio"], -row["captured"]))
-        best: list[Mapping[str, Any]] = []
-        for row in own:
-            if not best or row["captured"] > best[-1]["captured"]:
-                best.append(row)
-        axes.plot([row["ratio"] for row in best], [row["captured"] for row in best], color="0.75", zorder=1)
-        axes.scatter([row["ratio"] for row in own], [row["captured"] for row in own], s=18, zorder=2)
-        _label(axes, own)
-        axes.axvline(1.1, color="0.85", linewidth=0.8, zorder=0)
-        axes.axhline(0.85, color="0.85", linewidth=0.8, zorder=0)
-        axes.set_title(panel, fontsize=9)
-        axes.set_xlabel("time of a step / random views")
-        axes.set_ylabel("hardness captured")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
-
-
-def _label(axes: Any, rows: Sequence[Mapping[str, Any]], height: float = 0.045, letter: float = 0.0135) -> None:
-    """Write each setting beside its point, further down where there is another name already."""
-    low, high = axes.get_xlim(), axes.get_ylim()
-    taken: list[tuple[float, float, float]] = []
-    for row in sorted(rows, key=lambda row: (-row["captured"], row["ratio"])):
-        across = (row["ratio"] - low[0]) / (low[1] - low[0])
-        place = (row["captured"] - high[0]) / (high[1] - high[0])
-        side = "right" if across > 0.55 else "left"
-        width = letter * len(row["setting"])
-        start = across - 0.03 - width if side == "right" else across + 0.03
-        while any(abs(place - other) < height and start < right and left < start + width for left, right, other in taken):
-            place -= 0.2 * height
-        taken.append((start, start + width, place))
-        text = (across - 0.03, place) if side == "right" else (across + 0.03, place)
-        line = {"arrowstyle": "-", "color": "0.7", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
-        axes.annotate(
-            row["setting"],
-            (row["ratio"], row["captured"]),
-            xytext=text,
-            textcoords="axes fraction",
-            fontsize=7,
-            ha=side,
-            va="center",
-            arrowprops=line,
-        )

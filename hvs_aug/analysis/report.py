@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import io
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from .._check import fail, require
+from ..data.batch import ImageBatch
 from ..data.collate import collate_images
 from ..data.raw_images import RawImages
 from ..data.sources import printable
@@ -23,13 +27,18 @@ from ..selection.search import exact, selection_loss
 from ..views.candidates import CandidateViews
 from ..views.params import ViewParams
 from ..views.recipe import ViewSlot
+from .machine import machine
 from .metrics import expected_loss, mean_over_pairs
-from .plots import contact_sheet, labels, panels
+from .sheet import Panel, contact_sheet, labels, panels
+from .style import DARK, LIGHT, Theme
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Report", "inspect"]
+__all__ = ["Draw", "Report", "ShownViews", "inspect", "png"]
+
+Draw: TypeAlias = "Callable[[Theme], Figure]"
+"""Draws a figure in the colours of a theme."""
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -38,22 +47,41 @@ _PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light; }}
-body {{ margin: 0; background: #f4f5f7; color: #1f2430; font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }}
+:root {{
+  color-scheme: light dark;
+  --page: #f4f5f7; --card: #ffffff; --ink: #1f2430; --muted: #5c6370; --line: #e3e5ea;
+}}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --page: #121418; --card: #1b1e24; --ink: #e6e8ec; --muted: #a0a7b4; --line: #30343d; }}
+}}
+body {{ margin: 0; background: var(--page); color: var(--ink); }}
+body {{ font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }}
 main {{ max-width: 1180px; margin: 0 auto; padding: 40px 24px 64px; }}
-h1 {{ font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.01em; }}
-h2 {{ font-size: 20px; margin: 44px 0 10px; }}
-p {{ max-width: 76ch; margin: 8px 0; }}
-.subtitle {{ color: #6b7280; margin-bottom: 20px; }}
-figure {{ margin: 14px 0; background: #fff; border: 1px solid #e3e5ea; border-radius: 10px; padding: 14px; }}
+h1 {{ font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.01em; overflow-wrap: anywhere; }}
+h2 {{ font-size: 20px; margin: 40px 0 10px; }}
+p {{ max-width: 76ch; margin: 8px 0; overflow-wrap: anywhere; }}
+.subtitle {{ color: var(--muted); margin-bottom: 20px; }}
+figure {{ margin: 14px 0; background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px; }}
 figure img {{ display: block; max-width: 100%; height: auto; margin: 0 auto; }}
-figcaption {{ color: #6b7280; font-size: 14px; margin-top: 10px; max-width: 90ch; }}
-.scroll {{ overflow-x: auto; background: #fff; border: 1px solid #e3e5ea; border-radius: 10px; margin: 14px 0; }}
+figcaption {{ color: var(--muted); font-size: 14px; margin-top: 10px; max-width: 90ch; }}
+.charts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(340px, 100%), 1fr)); gap: 14px; margin: 14px 0; }}
+.charts figure {{ margin: 0; }}
+.wide {{ overflow-x: auto; }}
+.scroll {{ overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 10px; margin: 14px 0; }}
 table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 15px; }}
-th, td {{ text-align: left; padding: 9px 16px; border-bottom: 1px solid #eceef2; white-space: nowrap; }}
-th {{ color: #6b7280; font-weight: 600; font-size: 13px; }}
-tr:last-child td {{ border-bottom: 0; }}
+th, td {{ text-align: left; padding: 9px 16px; border-bottom: 1px solid var(--line); white-space: nowrap; }}
+th {{ color: var(--muted); font-weight: 600; font-size: 13px; }}
+tr:last-child td, tr:last-child th {{ border-bottom: 0; }}
+.facts th {{ width: 1%; vertical-align: top; }}
+.facts td {{ white-space: normal; overflow-wrap: anywhere; }}
 .number {{ text-align: right; }}
+@media (max-width: 620px) {{
+  main {{ padding: 20px 12px 40px; }}
+  h1 {{ font-size: 24px; }}
+  figure {{ padding: 8px; }}
+  .wide img {{ max-width: none; width: 760px; }}
+  th, td {{ padding: 8px 10px; }}
+}}
 </style>
 </head>
 <body>
@@ -67,7 +95,7 @@ tr:last-child td {{ border-bottom: 0; }}
 
 
 class Report:
-    """An HTML page put together part by part. All text is escaped; pictures are embedded as PNG.
+    """An HTML page put together part by part, for light and dark screens. All text is escaped; nothing is fetched.
 
     Example:
         >>> report = Report("Two runs", "what came out")
@@ -108,16 +136,31 @@ class Report:
             f'<div class="scroll"><table>\n<thead>{line("th", head)}</thead>\n<tbody>\n{lines}\n</tbody></table></div>'
         )
 
-    def figure(self, figure: Figure, caption: str = "", alt: str = "") -> Report:
-        """Add a matplotlib figure, embedded, so that the page needs no other file."""
-        return self.picture(png(figure), caption, alt)
+    def facts(self, facts: Mapping[str, Any]) -> Report:
+        """Add names with a value each, such as settings: a table of two columns whose values may be long."""
+        require(len(facts) > 0, "Report.facts(facts)", "at least one fact", "none")
+        lines = "\n".join(
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>" for name, value in facts.items()
+        )
+        return self._add(f'<div class="scroll"><table class="facts">\n{lines}\n</table></div>')
 
-    def picture(self, image: bytes, caption: str = "", alt: str = "") -> Report:
-        """Add the bytes of a PNG file, embedded."""
-        encoded = base64.b64encode(image).decode("ascii")
-        below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-        described = html.escape(alt or caption, quote=True)
-        return self._add(f'<figure><img alt="{described}" src="data:image/png;base64,{encoded}">{below}</figure>')
+    def figure(self, figure: Figure | Draw, caption: str = "", alt: str = "") -> Report:
+        """Add a chart, embedded as a PNG, so that the page needs no other file.
+
+        A function from a Theme to a figure is drawn twice, for light and for dark screens.
+        """
+        return self._add(_figure(figure, _chart_bytes, caption, alt))
+
+    def figures(self, figures: Mapping[str, Figure | Draw]) -> Report:
+        """Add charts side by side, as many as the screen has room for; by name, which a screen reader says."""
+        require(len(figures) > 0, "Report.figures(figures)", "at least one figure", "none")
+        return self._add(
+            f'<div class="charts">{"".join(_figure(one, _chart_bytes, "", name) for name, one in figures.items())}</div>'
+        )
+
+    def photographs(self, figure: Figure | Draw, caption: str = "", alt: str = "") -> Report:
+        """Add a figure that shows photographs, embedded as a WebP; a small screen scrolls it."""
+        return self._add(_figure(figure, _photograph_bytes, caption, alt, "wide"))
 
     def html(self) -> str:
         """The page."""
@@ -139,17 +182,66 @@ class Report:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as the bytes of a PNG file."""
+    """The figure as the bytes of a PNG file of three channels, as a figure's own fourth is opaque."""
+    return _encoded(_pixels(figure), "PNG")
+
+
+def _chart_bytes(figure: Figure) -> tuple[str, bytes]:
+    # 64 colours are enough for lines and letters, and a third of the bytes.
+    return "image/png", _encoded(_pixels(figure).quantize(64), "PNG", optimize=True)
+
+
+def _photograph_bytes(figure: Figure) -> tuple[str, bytes]:
+    picture = _pixels(figure)
+    picture.thumbnail((1400, 20_000), Image.Resampling.LANCZOS)  # wider than the page is of no use
+    return "image/webp", _encoded(picture, "WEBP", quality=72, method=4)
+
+
+def _pixels(figure: Figure) -> Image.Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
+    picture: Image.Image = Image.open(buffer).convert("RGB")
+    return picture
+
+
+def _encoded(picture: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format=form, **options)
     return buffer.getvalue()
+
+
+def _figure(
+    figure: Figure | Draw, encode: Callable[[Figure], tuple[str, bytes]], caption: str, alt: str, kind: str | None = None
+) -> str:
+    """The element of a figure: one picture, or one for light screens and one for dark ones."""
+
+    def source(drawn: Figure) -> str:
+        mime, data = encode(drawn)
+        return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
+
+    described = html.escape(alt or caption, quote=True)
+    if callable(figure):
+        dark = f'<source media="(prefers-color-scheme: dark)" srcset="{source(figure(DARK))}">'
+        shown = f'<picture>{dark}<img alt="{described}" src="{source(figure(LIGHT))}"></picture>'
+    else:
+        shown = f'<img alt="{described}" src="{source(figure)}">'
+    if kind is not None:
+        shown = f'<div class="{kind}">{shown}</div>'
+    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{shown}{below}</figure>"
 
 
 def _written(values: Sequence[Any]) -> list[str]:
     """A column's cells: its floating-point numbers to as many decimals as show three digits of the largest."""
     sizes = [abs(value) for value in values if isinstance(value, float) and math.isfinite(value) and value != 0]
     decimals = min(6, max(0, 2 - math.floor(math.log10(max(sizes))))) if sizes else 2
-    return ["" if value is None else f"{value:.{decimals}f}" if isinstance(value, float) else str(value) for value in values]
+
+    def written(value: Any) -> str:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return "" if value is None else str(value)
+        return f"{value:,.{decimals}f}" if isinstance(value, float) else f"{value:,}"
+
+    return [written(value) for value in values]
 
 
 def inspect(
@@ -185,35 +277,75 @@ def inspect(
     Raises:
         HVSError: if there is no image, one does not decode, or matplotlib is not installed.
     """
-    require(isinstance(count, int) and count >= 1, "inspect(count)", "at least one image", count)
     views = CandidateViews.preset(preset, size=size, candidates=candidates) if sampler is None else sampler.views
+    require(isinstance(count, int) and count >= 1, "inspect(count)", "at least one image", count)
     if views is None:
         fail("inspect(sampler)", "a sampler made with views that it can render", "slots without recipes")
     images = RawImages(data, on_error, return_path=True)
-    shown = [images[round(place)] for place in torch.linspace(0, len(images) - 1, min(count, len(images))).tolist()]
-    batch, _, paths = collate_images(shown)
-    batch = batch.to(device)
-    params = views.make_params(batch, torch.Generator().manual_seed(seed))
-    table = indices = None
-    if sampler is not None:
-        scored = sampler.score(batch, None if extras is None else extras(len(batch)), params=params)
-        table, params = scored.table, scored.params
-        indices = exact(table, sampler.slots, local_pairs=sampler.loss.local_pairs)
-    names = [printable(os.path.basename(path)) for path in paths]
-    title = "Candidate views" if sampler is None else "Candidate views, and the hardest"
-    sheet = contact_sheet(panels(batch, views, params, table, indices, names), views.slots, title)
-    picture = png(sheet)
+    shown = ShownViews.of(images, views, sampler, extras=extras, device=device, count=count, seed=seed)
+    picture = png(shown.draw(LIGHT))
     target = Path(out) / "contact_sheet.png"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(picture)
-    page = Report(f"Contact sheet of {len(names)} images", "; ".join(map(_described, views.slots))).picture(
-        picture, alt=f"Candidate views of {len(names)} images: {', '.join(names)}"
-    )
-    if batch.skipped:
-        page.heading("Left out").table([dict(zip(("image", "reason"), line.split(": ", 1), strict=True)) for line in batch.skipped])
-    if indices is not None and table is not None:
-        page.heading("What was chosen").table(_chosen_rows(names, params, table, indices, views.slots))
+    page = Report(f"Contact sheet of {len(shown.names)} images", "; ".join(map(_described, views.slots)))
+    shown.add_to(page)
+    page.heading("Versions and machine").facts(machine(device))
     return target, page.write(target.with_suffix(".html"))
+
+
+@dataclass(eq=False)
+class ShownViews:
+    """Candidate views of some images and, where a model scored them, the hardest: a contact sheet, and a table of the choice."""
+
+    batch: ImageBatch
+    views: CandidateViews
+    params: ViewParams
+    names: list[str]
+    table: Tensor | None = None
+    indices: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        images: RawImages,
+        views: CandidateViews,
+        sampler: HardPairSampler | None,
+        *,
+        extras: Callable[[int], Mapping[str, Tensor]] | None,
+        device: torch.device | str,
+        count: int,
+        seed: int,
+    ) -> ShownViews:
+        """Draw, and score, the candidates of images that are spread evenly over the data; it returns their paths, too."""
+        places = torch.linspace(0, len(images) - 1, min(count, len(images))).tolist()
+        batch, _, paths = collate_images([images[round(place)] for place in places])
+        names = [printable(os.path.basename(path)) for path in paths]
+        batch = batch.to(device)
+        params = views.make_params(batch, torch.Generator().manual_seed(seed))
+        if sampler is None:
+            return cls(batch, views, params, names)
+        scored = sampler.score(batch, None if extras is None else extras(len(batch)), params=params)
+        indices = exact(scored.table, sampler.slots, local_pairs=sampler.loss.local_pairs)
+        return cls(batch, views, scored.params, names, scored.table, indices)
+
+    @functools.cached_property
+    def _panels(self) -> list[Panel]:
+        return panels(self.batch, self.views, self.params, self.table, self.indices, self.names)
+
+    def draw(self, theme: Theme) -> Figure:
+        """The contact sheet."""
+        title = "Candidate views" if self.indices is None else "Candidate views, and the hardest"
+        return contact_sheet(self._panels, self.views.slots, title, theme=theme)
+
+    def add_to(self, page: Report) -> None:
+        """Add the contact sheet, the images that were left out, and what was chosen."""
+        page.photographs(self.draw, alt=f"Candidate views of {len(self.names)} images: {', '.join(self.names)}")
+        if self.batch.skipped:
+            rows = [dict(zip(("image", "reason"), line.split(": ", 1), strict=True)) for line in self.batch.skipped]
+            page.heading("Left out").table(rows)
+        if self.indices is not None and self.table is not None:
+            rows = _chosen_rows(self.names, self.params, self.table, self.indices, self.views.slots)
+            page.heading("What was chosen").table(rows)
 
 
 def _described(slot: ViewSlot) -> str:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from . import benchmark, demo, explain, inspect, pretrain, study
+from . import benchmark, demo, explain, inspect, pretrain, report, study
 from .options import in_terms_of_options
 
 __all__ = ["main"]
@@ -18,6 +18,7 @@ _COMMANDS: dict[str, Any] = {
     "demo": demo,
     "pretrain": pretrain,
     "inspect": inspect,
+    "report": report,
     "benchmark": benchmark,
     "study": study,
     "explain": explain,
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     the reader of the output has gone (``| head -1``), as for any command that a shell ends by SIGPIPE.
     """
     parsed = _parser().parse_args(arguments)
-    from .._check import HVSError  # imports torch, which --help does not wait for
+    from .._check import HVSError
 
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning

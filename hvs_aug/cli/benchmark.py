@@ -16,7 +16,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="your images (default: the demo's photographs)")
     parser.add_argument("--method", default="simclr", metavar=METHODS, help="default: %(default)s")
     parser.add_argument("--model", "--encoder", metavar="NAME", help=f"{MODELS} (default: the method's)")
-    parser.add_argument("--size", type=int, default=128, help="default: %(default)s")
+    parser.add_argument("--transform", metavar="module:object", help="a transform of your own (default: the method's)")
+    parser.add_argument("--size", type=int, default=128, help="pixels of a view (default: %(default)s, or the transform's)")
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
     parser.add_argument("--candidates", type=int, help="default: 4, and 2 for dino and ibot")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
@@ -33,6 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
         output_folder(arguments.out, _OUT, "overhead.json", "overhead.png"),
         method=arguments.method,
         model=arguments.model,
+        transform=arguments.transform,
         size=arguments.size,
         batch_size=arguments.batch_size,
         candidates=arguments.candidates,

@@ -19,6 +19,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--candidates", type=int, help="default: the preset's")
     parser.add_argument("--size", type=int, help="pixels of a view (default: 224, or the checkpoint's)")
     parser.add_argument("--checkpoint", type=Path, help="of hvs-aug pretrain: frame the views that this model finds hardest")
+    parser.add_argument(
+        "--transform", metavar="module:object", help="that of the checkpoint, where it was trained with one of yours"
+    )
     parser.add_argument("--count", type=int, default=8, help="how many images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--on-error", default="raise", metavar="skip|raise", help="at an image that does not decode")
@@ -39,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.checkpoint is None:
         options |= {"preset": arguments.preset, "candidates": arguments.candidates, "size": arguments.size or 224}
     else:
-        method, settings = load_method(arguments.checkpoint)
+        method, settings = load_method(arguments.checkpoint, transform=arguments.transform)
         views = method.views(arguments.size or settings.size, arguments.candidates)
         generator = torch.Generator().manual_seed(arguments.seed)
         options["sampler"] = method.sampler(views, generator=generator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,13 +36,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", "--encoder", dest="encoder", metavar="NAME", help=f"{MODELS} (default: a small one for the method and size)"
     )
+    parser.add_argument("--transform", metavar="module:object", help="a transform of your own (default: the method's)")
     parser.add_argument("--size", type=int, help="pixels of a view (default: the images' own shorter side, at most 224)")
     parser.add_argument("--epochs", type=int, help="default: 100")
     parser.add_argument("--batch-size", type=int, help="default: 256")
     parser.add_argument("--learning-rate", type=float, help="of AdamW, for a batch of 256 (default: the method's)")
     parser.add_argument("--candidates", type=int, help="candidates per image; per kept view for dino and ibot (default: 4, 2)")
     parser.add_argument("--policy", metavar="NAME", help=f"{POLICIES} (default: hardest)")
-    parser.add_argument("--scoring", metavar="full|cheap", help="cheap: at half the size, in bfloat16 (default: full)")
+    parser.add_argument("--scoring", metavar="full|cheap", help="cheap: at half the size, in bfloat16 (default: cheap)")
     parser.add_argument("--score-scale", type=float, metavar="S", help="score at this fraction of the size (default: --scoring's)")
     parser.add_argument("--every", type=int, metavar="K", help="score on every K-th step (default: 1)")
     parser.add_argument("--seed", type=int, help="default: 0")
@@ -51,13 +53,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-skipped", type=float, metavar="SHARE", help="stop above this share of skipped images (default: 0.01, and above 10)"
     )
+    parser.add_argument("--eval", type=Path, metavar="DIR", help="class folders: print kNN and linear probe of the encoder")
+    parser.add_argument("--log", metavar="tensorboard|wandb|csv", help="where numbers go beside metrics.jsonl")
     parser.add_argument("--out", type=Path, help="folder for checkpoint, metrics and encoder (default: runs/METHOD)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
 
 
 def run(arguments: argparse.Namespace) -> None:
     from .._check import require
+    from ..analysis.log import open_log
     from ..data.raw_images import RawImages
+    from ..pretraining.labelled import evaluated, labelled_images
     from ..pretraining.loop import CHECKPOINT, ENCODER, METRICS, summarise
 
     require_positive(arguments, "epochs", "batch_size", "candidates", "size", "every")
@@ -67,6 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
     share = arguments.max_skipped
     require(share is None or 0 <= share <= 1, "--max-skipped", "a share from 0 to 1", share)
     device, images = device_named(arguments.device), RawImages(arguments.data, on_error=arguments.on_error)
+    labelled = None if arguments.eval is None else labelled_images(arguments.eval, arguments.on_error)
     started = _resumed if arguments.resume else _new
     run = started(arguments, out / CHECKPOINT, images, device, workers)
     settings = run.settings
@@ -76,22 +83,29 @@ def run(arguments: argparse.Namespace) -> None:
         f"{run.total:,} steps of {run.batch_size}",
         flush=True,
     )
-    metrics = run.run(out, max_skipped=share)
+    log = None if arguments.log is None else open_log(arguments.log, out, asdict(settings))
+    metrics = run.run(out, max_skipped=share, log=log)
     if images.undecodable:
         print(_left_out(images.undecodable, out))
     for line in summarise(metrics):
         print(line)
+    if labelled is not None:
+        print(evaluated(run, images, labelled, out))
     print(f"wrote {out / CHECKPOINT}, {out / ENCODER} and {out / METRICS}")
 
 
 def _new(arguments: argparse.Namespace, checkpoint: Path, images: RawImages, device: Any, workers: int) -> Pretraining:
-    from .._check import fail
+    from .._check import fail, require
+    from ..pretraining.build import transform_size
     from ..pretraining.loop import Pretraining, Settings, fitting_size
 
     if checkpoint.exists():
         hint = "continue that run with --resume, or give another --out."
         fail("--out", "a folder without a checkpoint", str(checkpoint.parent), hint)
     given = _given_settings(arguments)
+    if arguments.transform is not None:
+        size = transform_size(arguments.transform)
+        require(given.setdefault("size", size) == size, "--size", f"{size} pixels, the size of --transform", given["size"])
     if "size" not in given:
         given["size"] = fitting_size(images, given.get("method", Settings.method), arguments.encoder)
     return Pretraining(Settings(**given), images, device, workers)
@@ -101,7 +115,7 @@ def _resumed(arguments: argparse.Namespace, checkpoint: Path, images: RawImages,
     from .._check import require
     from ..pretraining.loop import Pretraining
 
-    run = Pretraining.resume(checkpoint, images, device, workers)
+    run = Pretraining.resume(checkpoint, images, device, workers, arguments.transform)
     for name, given in _given_settings(arguments).items():
         saved = getattr(run.settings, name)
         option = "--model" if name == "encoder" else f"--{name.replace('_', '-')}"

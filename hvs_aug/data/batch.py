@@ -70,9 +70,9 @@ class ImageBatch:
         pixels, sizes = self.pixels, self.sizes
         if not isinstance(pixels, Tensor) or pixels.ndim not in (1, 4) or (pixels.ndim == 1) != (self.offsets is not None):
             fail("ImageBatch(pixels)", "a (B, C, H, W) tensor, or a one-dimensional tensor with offsets", pixels)
-        allowed = pixels.dtype in PACKED_DTYPES if pixels.ndim == 1 else _is_allowed(pixels.dtype)
+        is_allowed = pixels.dtype in PACKED_DTYPES if pixels.ndim == 1 else _is_allowed(pixels.dtype)
         kinds = "uint8, uint16 or float32" if pixels.ndim == 1 else "uint8, uint16 or floating-point"
-        require(allowed, "ImageBatch(pixels)", f"{kinds} values", pixels)
+        require(is_allowed, "ImageBatch(pixels)", f"{kinds} values", pixels)
         if not isinstance(sizes, Tensor) or sizes.dtype != torch.int64 or sizes.ndim != 2 or sizes.shape[1] != 2:
             fail("ImageBatch(sizes)", "an int64 tensor of shape (B, 2)", sizes)
         if self.offsets is None:
@@ -95,14 +95,14 @@ class ImageBatch:
         came = f"sizes from {tuple(smallest)} to {tuple(largest)}"
         if self.offsets is None:
             canvas = tuple(self.pixels.shape[-2:])
-            within = min(smallest) >= 1 and largest[0] <= canvas[0] and largest[1] <= canvas[1]
-            require(within, "ImageBatch(sizes)", f"heights and widths from 1 to those of pixels, {canvas}", came)
+            is_within = min(smallest) >= 1 and largest[0] <= canvas[0] and largest[1] <= canvas[1]
+            require(is_within, "ImageBatch(sizes)", f"heights and widths from 1 to those of pixels, {canvas}", came)
             return
         require(min(smallest) >= 1, "ImageBatch(sizes)", "heights and widths of at least 1", came)
         ends = self.offsets + self.sizes.prod(1) * self.channels
-        within = int(self.offsets.amin()) >= 0 and int(ends.amax()) <= len(self.pixels)
+        is_within = int(self.offsets.amin()) >= 0 and int(ends.amax()) <= len(self.pixels)
         came = f"images from {int(self.offsets.amin())} to {int(ends.amax())}"
-        require(within, "ImageBatch(offsets)", f"images within the {len(self.pixels)} values of pixels", came)
+        require(is_within, "ImageBatch(offsets)", f"images within the {len(self.pixels)} values of pixels", came)
 
     @staticmethod
     def of(images: ImageBatch | Tensor) -> ImageBatch:
@@ -122,7 +122,7 @@ class ImageBatch:
 
     @staticmethod
     def pack(images: Sequence[Tensor], out: Tensor | None = None) -> ImageBatch:
-        """Copy images of one number of channels and one dtype behind each other, each once.
+        """Pack images of equal dtype and number of channels one after the other.
 
         Shape: images, each ``(C, h, w)`` uint8, uint16 or float32, on the CPU; out, a one-dimensional tensor of that dtype
             and as many values, or ``None`` to allocate one.
@@ -131,8 +131,8 @@ class ImageBatch:
         require(len(images) > 0, call, "at least one image", "none")
         channels, dtype = images[0].shape[0] if images[0].ndim else 0, images[0].dtype
         for image in images:
-            alike = image.ndim == 3 and len(image) == channels and image.dtype == dtype and image.device.type == "cpu"
-            require(alike, call, f"(C, h, w) images of {channels} channels and {dtype} on the CPU", image)
+            is_alike = image.ndim == 3 and len(image) == channels and image.dtype == dtype and image.device.type == "cpu"
+            require(is_alike, call, f"(C, h, w) images of {channels} channels and {dtype} on the CPU", image)
         require(dtype in PACKED_DTYPES, call, "uint8, uint16 or float32 images", images[0])
         sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64, device="cpu")
         counts = sizes.prod(1) * channels
@@ -164,7 +164,7 @@ class ImageBatch:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the pixels."""
+        """The dtype of the pixels."""
         return self.pixels.dtype
 
     def image(self, index: int) -> Tensor:
@@ -189,7 +189,7 @@ class ImageBatch:
     def require_unit_range(self, call: str = "ImageBatch(pixels)") -> None:
         """Refuse floating-point images whose values leave [0, 1], and NaN; integers always pass.
 
-        Only values on the CPU are read, as reading those of a device would make the host wait: see :meth:`outside_unit_range`.
+        Only values on the CPU are read, because reading from a device would block: see :meth:`outside_unit_range`.
 
         Raises: HVSError naming ``call`` and the first image that has such values.
         """
@@ -202,7 +202,7 @@ class ImageBatch:
                 fail(call, expected, got, "leave out Normalize (CandidateViews normalises last), or divide by the largest value.")
 
     def outside_unit_range(self) -> Tensor:
-        """Count the values outside [0, 1], NaN among them, without waiting for a device; those beside an image count too.
+        """Count the values outside [0, 1], including NaN and the padding beside an image, without waiting for a device.
 
         Shape: -> () int64 on the batch's device; 0 for integers.
         """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate, get_worker_info
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from .._check import HVSError, describe, fail, require
 from .._memory import Recycled
@@ -38,6 +39,26 @@ class Undecodable:
     reason: str
 
 
+class RawImage(Tensor):
+    """An image of RawImages: torch's default_collate stacks images of one size, and says what to use for others."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # results are plain tensors, as those of a Parameter
+
+
+def _collated_by_default(images: list[Any], *, collate_fn_map: Any = None) -> Tensor:
+    shapes = sorted({tuple(image.shape) for image in images if isinstance(image, Tensor)})
+    is_whole = all(isinstance(image, Tensor) for image in images)
+    if not is_whole or len(shapes) > 1:
+        got = f"images of shapes {' and '.join(map(str, shapes[:2]))}" if is_whole else "one that does not decode"
+        hint = "DataLoader(RawImages(path), ..., collate_fn=hvs_aug.collate_images) packs images of any size."
+        fail("DataLoader(collate_fn)", "whole images of one size for torch's default_collate", got, hint)
+    return cast("Tensor", default_collate([image.as_subclass(Tensor) for image in images]))
+
+
+# This is how default_collate's documentation adds a type.
+default_collate_fn_map.update({RawImage: _collated_by_default, Undecodable: _collated_by_default})
+
+
 def collate_images(samples: Sequence[Any], *, max_side: int | None = 1024, channels: int = 3) -> Any:
     """Collate samples of raw images into the same structure with one ImageBatch in the images' place.
 
@@ -53,7 +74,7 @@ def collate_images(samples: Sequence[Any], *, max_side: int | None = 1024, chann
         upright by EXIF; arrays and tensors must have that many channels. An image whose longer side exceeds ``max_side`` is
         reduced to it, antialiased, and counted in ``ImageBatch.downscaled``.
     Raises: HVSError for an unknown sample or image type, a size of 0, another number of channels, floating-point values outside
-        [0, 1], a file that does not decode, and a batch of which nothing is left.
+        [0, 1], a file that does not decode, or a batch whose samples were all left out.
 
     Example:
         >>> import torch
@@ -118,12 +139,12 @@ def _image_key(sample: Any) -> str | int | None:
 def _image_of(sample: Any, key: str | int | None, first: Any, index: int) -> Any:
     """Return a sample's image, after a check that the sample is built as the first one is."""
     if isinstance(first, Mapping):
-        alike = isinstance(sample, Mapping) and sample.keys() == first.keys()
+        is_alike = isinstance(sample, Mapping) and sample.keys() == first.keys()
     elif key == 0:
-        alike = type(sample) is type(first) and len(sample) == len(first)
+        is_alike = type(sample) is type(first) and len(sample) == len(first)
     else:
-        alike = not isinstance(sample, (tuple, list, Mapping))
-    if not alike:
+        is_alike = not isinstance(sample, (tuple, list, Mapping))
+    if not is_alike:
         fail(f"collate_images(samples[{index}])", f"the structure of samples[0], {_structure(first)}", _structure(sample))
     return sample if key is None else sample[key]
 
@@ -211,7 +232,8 @@ def _are_alike(raw: Sequence[Any], channels: int, max_side: int | None) -> bool:
     if len(shape) != 3 or shape[0] != channels or 0 in shape or (max_side is not None and max(shape) > max_side):
         return False
     # A mark on the tensor (RawImages) lies in its attributes.
-    return all(type(image) is Tensor and image.dtype == torch.uint8 and image.shape == shape and not vars(image) for image in raw)
+    plain = (Tensor, RawImage)
+    return all(type(image) in plain and image.dtype == torch.uint8 and image.shape == shape and not vars(image) for image in raw)
 
 
 def _packed_at_once(images: Sequence[Tensor]) -> ImageBatch:

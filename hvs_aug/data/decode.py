@@ -43,14 +43,14 @@ def decode_image(
     """Decode one image, upright, and reduce it if it is larger than ``max_side``.
 
     JPEG of one or three components goes through torchvision's decoder, everything else through Pillow. Of an animation, the
-    first frame counts.
+    first frame is read.
 
     Shape: -> (C, H, W) view of (H, W, C) memory, and whether it was reduced. uint8; uint16 where the file has 16 bits, or
         float32 in [0, 1] where 16 bits of colour are converted to one channel; float32 in [0, 1] for floating point.
     Convention: ``channels`` 3 and 1 convert as PIL's ``convert("RGB")`` and ``convert("L")`` do: alpha is dropped, not
-        composited, a palette is looked up; any other count must be the file's own. The orientation that EXIF or XMP holds is
-        applied; metadata that cannot be read is passed over. PIL's ``ImageFile.LOAD_TRUNCATED_IMAGES``, where the host program
-        sets it, holds for what PIL decodes.
+        composited, a palette is looked up; for any other number the file must have that many channels. The orientation in EXIF
+        or XMP is applied; metadata that cannot be read is ignored. PIL's ``ImageFile.LOAD_TRUNCATED_IMAGES``, where the host
+        program sets it, holds for what PIL decodes.
     Raises: HVSError naming ``name`` if the bytes are no image, end too early, have another number of channels, or would take
         more than 1 GiB to decode.
     """

@@ -55,9 +55,10 @@ def from_pil(image: Image.Image, channels: int, name: str, again: Image.Image | 
 
     Shape: -> (C, H, W) view of (H, W, C) memory; uint8; uint16 for the modes I;16 and I, which is read as 16-bit; float32 in
         [0, 1] for mode F.
-    Convention: ``channels`` 3 and 1 convert as ``convert("RGB")`` and ``convert("L")`` do; any other count must be the image's.
-        Pillow keeps 8 of 16 bits of a colour image. The others are read from ``again``, the same file opened once more: the
-        result is uint16 then, and float32 where it is converted to one channel, as gray values lie between two levels.
+    Convention: ``channels`` 3 and 1 convert as ``convert("RGB")`` and ``convert("L")`` do; for any other number the image must
+        have that many channels. Pillow keeps 8 of 16 bits of a colour image. The others are read from ``again``, the same file
+        opened once more: the result is uint16 then, and float32 where it is converted to one channel, as gray values lie
+        between two levels.
     Raises: HVSError if a mode I or F image leaves its range, or its bands are not ``channels`` and these are neither 1 nor 3, or
         it is too large to decode in 1 GiB; whatever Pillow raises if the image is damaged.
     """

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .._check import HVSError, fail, require_name
-from .collate import Undecodable
+from .collate import RawImage, Undecodable
 from .decode import decode_image
 from .sources import SUFFIXES, Found, Span, find, printable
 
@@ -33,9 +33,9 @@ class RawImages(Dataset[tuple[object, ...]]):
 
     Args:
         path: a folder, searched in depth; a .zip or a .tar (the images of a compressed .tar are unpacked once, into a temporary
-            file); an image file; or a list of such paths. In folders and archives, files count by their suffix (.avif, .heic
-            and .jxl where Pillow has the plugin), hidden ones never. Links count as what they lead to; each is followed
-            once, and none to a folder that it lies in.
+            file); an image file; or a list of such paths. In folders and archives, images are found by their suffix (.avif,
+            .heic and .jxl if Pillow has the plugin), and hidden files are skipped. Links are followed once each, but never to a
+            folder that contains the link.
         on_error: "raise", or "skip": an image that cannot be read or decoded becomes an :class:`Undecodable`, which
             collate_images leaves out of the batch; the first one warns, and ``undecodable`` lists them all, from every worker
             process.
@@ -97,12 +97,12 @@ class RawImages(Dataset[tuple[object, ...]]):
 
     @property
     def undecodable(self) -> list[str]:
-        """Paths of the images that were asked for so far and did not decode, in this and all worker processes."""
+        """Paths of the images that failed to decode so far, in this process and all worker processes."""
         return [self.paths[index] for index in (self._states == _FAILED).nonzero().flatten().tolist()]
 
     @property
     def unfinished(self) -> list[str]:
-        """Paths of the images that a process has begun to decode and not finished: where a worker died, the one that killed it."""
+        """Paths of images that a process began to decode and did not finish: after a worker died, the image that it decoded."""
         return [self.paths[index] for index in (self._states == _READING).nonzero().flatten().tolist()]
 
     def _decode(self, index: int) -> Tensor | Undecodable:
@@ -130,6 +130,7 @@ class RawImages(Dataset[tuple[object, ...]]):
                 warnings.warn(f"RawImages: {path} is left out ({reason}); {rest}.", stacklevel=3)
             return Undecodable(path, reason)
         self._states[index] = _READ
+        image = image.as_subclass(RawImage)
         if downscaled:
             # A mark on the tensor, so that the sample stays (image, label); collate_images, in the same process, counts it.
             vars(image)["downscaled"] = True

@@ -110,8 +110,8 @@ def find(path: Path, unpacked: Callable[[], IO[bytes]]) -> Listing:
     """List the images of a folder, an archive or one file.
 
     A class is the folder that an image lies in; images that lie in no folder of their archive, or directly in the given folder,
-    have its name as their class. Hidden files and those that macOS packs beside images are passed over. Links count as what
-    they lead to; each is followed once, and none to a folder that it lies in. Folders and archives are read alike.
+    have its name as their class. Hidden files and those that macOS packs beside images are skipped. Links are followed once
+    each, but never to a folder that contains the link. Folders and archives are read alike.
 
     Args:
         unpacked: opens the file that the images of a compressed .tar are written to.

@@ -1,1 +1,1 @@
-"""Hard views for a repo that already trains: around its loader, without a change to its loop."""
+"""Hard views for a repo that already trains: its loader is wrapped, and its loop is not changed."""

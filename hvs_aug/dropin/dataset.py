@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..views.trace import is_view, leaves
+from ..views.trace import is_view, leaves, unstacked
 
 __all__ = ["Call", "called", "swapped", "transforms_of"]
 
@@ -144,7 +144,7 @@ class _Watched:
     def __call__(self, *given: Any, **named: Any) -> Any:
         returned = self._part(*given, **named)
         argument = given[0] if given else next(iter(named.values()), None)
-        self._log.append(Call(self._transform, self._part, argument, sum(is_view(leaf) for _, leaf in leaves(returned))))
+        self._log.append(Call(self._transform, self._part, argument, sum(is_view(leaf) for _, leaf in leaves(unstacked(returned)))))
         return returned
 
     def __getattr__(self, name: str) -> Any:

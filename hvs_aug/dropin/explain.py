@@ -1,20 +1,17 @@
-"""What was read from a transform, as torchvision's lines, and what differs from the preset of that method: ``hvs-aug explain``."""
+"""``hvs-aug explain``: how a transform was converted, as torchvision lines, and what differs from a preset."""
 
 from __future__ import annotations
 
-import ast
-import importlib
 import runpy
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
-from .._check import fail, require, require_name
+from .._check import require, require_name
 from ..views.convert import convert
 from ..views.presets import PRESETS, preset_slots
 from ..views.recipe import ViewRecipe, ViewSlot
+from ..views.target import load_transform
 
 __all__ = ["differences", "explain"]
 
@@ -37,7 +34,7 @@ def explain(target: str, preset: str | None = None, register: str | Path | None 
     if register is not None:
         require(Path(register).is_file(), "explain(register)", "a Python file", str(register))
         runpy.run_path(str(register))
-    slots = convert(_load(target))
+    slots = convert(load_transform(target, _CALL))
     size = max(side for slot in slots for side in slot.recipe.shape)
     if preset is not None:
         require_name(preset, PRESETS, "explain(preset)")
@@ -51,7 +48,7 @@ def explain(target: str, preset: str | None = None, register: str | Path | None 
 
 
 def differences(slots: Sequence[ViewSlot], others: Sequence[ViewSlot]) -> list[tuple[str, str, str]]:
-    """What differs, as (slot, ours, theirs): one row for each operation that only one of them has, or that has other arguments.
+    """The differences as (slot, ours, theirs): a row for each operation that only one has, or that has different arguments.
 
     Example:
         >>> from dataclasses import replace
@@ -111,34 +108,3 @@ def _table(rows: Sequence[tuple[str, str, str]], preset: str) -> list[str]:
             slot = name
         lines.append(f"  {ours.ljust(width)}  {theirs}")
     return lines
-
-
-def _load(target: str) -> Any:
-    name, _, expression = target.partition(":")
-    if not name or not expression:
-        fail(_CALL, "module:object", repr(target), "for example main_dino:DataAugmentationDINO((0.4, 1.0), (0.05, 0.4), 8)")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        module = importlib.import_module(name)
-    except ImportError as error:
-        fail(_CALL, "a module that can be imported", f"{name!r}: {error}", "run it in the folder of that module.")
-    try:
-        found = _evaluate(ast.parse(expression.strip(), mode="eval").body, vars(module))
-    except (SyntaxError, ValueError, AttributeError, KeyError, TypeError) as error:
-        fail(_CALL, f"an object of {name}, or a call with literal arguments that makes one", f"{expression!r}: {error}")
-    if isinstance(found, type) or type(found).__name__ == "function":
-        fail(_CALL, "a transform", f"{expression!r}, which makes one", f"write the call: {name}:{expression}(arguments)")
-    return found
-
-
-def _evaluate(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    """A name, an attribute, or a call of one with literal arguments; nothing else is run."""
-    if isinstance(node, ast.Name):
-        return names[node.id]
-    if isinstance(node, ast.Attribute):
-        return getattr(_evaluate(node.value, names), node.attr)
-    if isinstance(node, ast.Call):
-        arguments = [ast.literal_eval(argument) for argument in node.args]
-        return _evaluate(node.func, names)(*arguments, **{str(word.arg): ast.literal_eval(word.value) for word in node.keywords})
-    raise ValueError("neither a name, nor an attribute, nor a call")

@@ -1,4 +1,4 @@
-"""HardViewLoader: a loader of raw images becomes a loader of hard views, in the structure that a training loop consumes."""
+"""HardViewLoader: makes a loader of hard views from a loader of raw images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from .._check import HVSError, describe, fail, require
+from .._processes import world_size
+from ..analysis.log import Log, SelectionLog
 from ..data.batch import ImageBatch
 from ..selection.reached import find_modules
 from ..selection.sampler import HardPairSampler, HardViews
@@ -29,7 +31,7 @@ class ViewIndexError(HVSError, IndexError):
 
 
 class ViewList(list[Tensor]):
-    """The selected views of a batch; an index past them says how many there are, and what decides that."""
+    """The chosen views of a batch, as a list. The error for an index that is too large says how many there are, and why."""
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> Tensor: ...
@@ -48,29 +50,32 @@ class ViewList(list[Tensor]):
 
 
 class HardViewLoader:
-    """Wrap a loader of raw images, choose the hard views of every batch, and yield them in the images' place.
+    """Wrap a loader of raw images: choose the hard views of every batch, and yield the batch with them in place of the images.
 
-    A batch of the inner loader is an ImageBatch (or a uint8 tensor ``(B, C, H, W)``), or a tuple, list or dict that has one; the
-    batch that is yielded has the list of S views ``(B, C, h, w)`` there instead and everything else as it was. An element that is
-    a list with one tensor for each global candidate, under the name that the loss's ``model_extras`` gives it (iBOT's masks),
-    is passed to the sampler, and the winners' tensors are yielded in its place.
+    A batch of the inner loader is an ImageBatch, a uint8 tensor ``(B, C, H, W)``, or a tuple, list or dict that holds one of
+    these. The yielded batch holds the list of S views ``(B, C, h, w)`` instead, and everything else unchanged. A loss can name
+    further tensors that the model gets (``model_extras``, iBOT's masks): a list in the batch with one of them for each global
+    candidate is passed to the sampler, and those of the chosen views are yielded.
 
     ``len``, ``.dataset``, ``.sampler``, ``.batch_size`` and every other attribute are the inner loader's. On a GPU the next raw
-    batch crosses on a stream of its own while the training step runs.
+    batch is copied on a separate stream while the training step runs.
 
     Args:
         loader: the inner loader, any iterable.
         sampler: chooses the views; kept as ``.hard_pairs``.
         device: where the views are made; by default that of the sampler's model.
         batch_format: a function ``(hard_views, batch)`` that makes the batch to yield, for loops that want another structure.
-        layout, collate_fn: how :func:`hvs_aug.wrap` says what its workers send.
+        log: gets the numbers of every ``log_every``-th choice by name, and the sampler's step: ``logger.log_metrics`` of a
+            logger of Lightning, ``wandb.log``, or a function of your own (:class:`hvs_aug.analysis.log.SelectionLog` lists the
+            numbers). The host waits for the device at these steps alone.
+        layout, collate_fn: used by :func:`hvs_aug.wrap` only.
 
     Attributes:
-        last: the HardViews of the batch that was yielded last. Where the user's own transform made the candidates,
-            ``last.extras["seed"]`` has the seeds of the winners (:func:`hvs_aug.dropin.stand_in.replay`).
+        last: the HardViews of the batch that was yielded last. If your own transform made the candidates,
+            ``last.extras["seed"]`` has the seeds of the chosen views (:func:`hvs_aug.dropin.stand_in.replay`).
 
     Raises:
-        HVSError: if a batch holds no raw images; if each of several processes would read all of the data.
+        HVSError: if a batch holds no raw images, or if each of several processes would read all of the data.
     """
 
     def __init__(
@@ -80,6 +85,8 @@ class HardViewLoader:
         device: torch.device | str | None = None,
         batch_format: Callable[[HardViews, Any], Any] | None = None,
         *,
+        log: Log | None = None,
+        log_every: int = 50,
         layout: Layout | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
@@ -90,11 +97,12 @@ class HardViewLoader:
         self._device = None if device is None else torch.device(device)
         self._layout, self._collate_fn = layout, collate_fn
         self.batch_format = batch_format
+        self._log = None if log is None else SelectionLog(sampler.slots, log, log_every)
         self.last: HardViews | None = None
 
     @property
     def device(self) -> torch.device | None:
-        """Where the views are made: that of the model as it is now, unless one was given."""
+        """The device on which the views are made: the one that was given, else the current device of the model."""
         return _model_device(self.hard_pairs) if self._device is None else self._device
 
     def __len__(self) -> int:
@@ -160,13 +168,13 @@ class HardViewLoader:
         return moved
 
     def choose(self, batch: Any) -> Any:
-        """Make of one batch of raw images, on the device already, the batch that iteration yields."""
+        """Return the batch that iteration yields for one batch of raw images, which must be on the device already."""
         if isinstance(batch, RawBatch):
             return self._chosen(batch)
         key = _locate(batch)
         places = self._extra_places(batch, key)
         extras = {name: torch.stack(list(batch[place])) for name, place in places.items()}
-        views = self.last = self.hard_pairs(_images(batch, key), extras or None)
+        views = self._seen(self.hard_pairs(_images(batch, key), extras or None))
         if self.batch_format is not None:
             return self.batch_format(views, batch)
         formatted = _replaced(batch, key, lambda _: ViewList(views.views))
@@ -187,7 +195,7 @@ class HardViewLoader:
         else:
             assert batch.seeds is not None
             hard = self.hard_pairs.select(batch.candidates, {"seed": batch.seeds})
-        self.last = hard
+        self._seen(hard)
         order = [number for numbers in layout.views for number in numbers]
         views = dict(zip(order, hard.views, strict=True)) | self._following(batch, hard)
         if holder is not None:
@@ -195,14 +203,21 @@ class HardViewLoader:
             for name, place in places.items():
                 formatted = _replaced(formatted, place, partial(_unbind, hard.extras[name]))
         elif batch.is_collated:
-            formatted = _with_views(batch.rest, batch.places, views)
+            formatted = _stacked(_with_views(batch.rest, batch.places, views), batch.stacked, 1)
         else:
             assert self._collate_fn is not None
             samples = []
             for row, sample in enumerate(batch.rest):
-                samples.append(_with_views(sample, batch.places, {number: view[row] for number, view in views.items()}))
-            formatted = self._collate_fn(samples)
+                own = _with_views(sample, batch.places, {number: view[row] for number, view in views.items()})
+                samples.append(_stacked(own, batch.stacked, 0))
+            formatted = self._collate_fn(samples[0] if batch.is_single else samples)
         return formatted if self.batch_format is None else self.batch_format(hard, formatted)
+
+    def _seen(self, hard: HardViews) -> HardViews:
+        self.last = hard
+        if self._log is not None:
+            self._log.see(hard, self.hard_pairs.step)
+        return hard
 
     def _following(self, batch: RawBatch, hard: HardViews) -> dict[int, Tensor]:
         """The views that share a draw with a winner."""
@@ -243,21 +258,17 @@ class HardViewLoader:
 
 def _require_own_share(loader: Any) -> None:
     """Refuse a loader that would give every one of several processes all of the data."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-        return
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+    if world_size() == 1 or not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return
     sampler: Any = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
     while type(sampler) is BatchSampler:
         sampler = sampler.sampler
     if type(sampler) in (RandomSampler, SequentialSampler):
-        processes = distributed.get_world_size()
         hint = (
             "DataLoader(..., sampler=torch.utils.data.DistributedSampler(dataset)), or wrap what "
             "accelerator.prepare(loader) returned; a sampler class of your own is taken as it is."
         )
-        expected = f"a DataLoader that reads a share of the data in each of {processes} processes"
+        expected = f"a DataLoader that reads a share of the data in each of {world_size()} processes"
         fail("HardViewLoader(loader)", expected, f"one with a {type(sampler).__name__}, which reads all of it", hint)
 
 
@@ -266,6 +277,13 @@ def _with_views(batch: Any, places: Mapping[Any, int], views: Mapping[int, Any])
     chosen = {id(view) for view in views.values()}
     filled = mapped(batch, lambda path, leaf: views[places[path]] if path in places else leaf)
     return _listed(filled, chosen)
+
+
+def _stacked(batch: Any, places: Sequence[tuple[Any, ...]], axis: int) -> Any:
+    """The batch, or sample, with one tensor in the place of each list of views that a transform returns as one."""
+    for place in places:
+        batch = _at(batch, place, lambda views: torch.stack(list(views), axis))
+    return batch
 
 
 def _listed(value: Any, chosen: set[int]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..data.batch import ImageBatch
 from ..data.collate import collate_images
 from ..views.own_generators import drawing_parts, seeded_parts
 from ..views.recipe import ViewSlot
-from ..views.trace import Path, is_constant, is_image, is_view, kept_random_state, leaves, mapped
+from ..views.trace import Path, Stacked, is_constant, is_image, is_view, kept_random_state, leaves, mapped, unstacked
 
 __all__ = ["Collate", "Layout", "OwnTransform", "RawBatch", "RawTransform", "Stand", "image_in", "replay"]
 
@@ -119,7 +119,7 @@ class OwnTransform(_InItsPlace):
     def __call__(self, *given: Any, **named: Any) -> Any:
         seeds = tuple(int(seed) for seed in torch.randint(2**31, (self.draws,)))
         with kept_random_state():
-            returned = [_seeded(seed, self.parts, self.transform, *given, **named) for seed in seeds]
+            returned = [unstacked(_seeded(seed, self.parts, self.transform, *given, **named)) for seed in seeds]
         numbers: dict[int, int] = {}
         for _, leaf in leaves(returned[0]):
             if is_view(leaf):
@@ -145,7 +145,7 @@ def _seeded(seed: int, parts: Sequence[Any], transform: Callable[..., Any], *giv
 
 
 def replay(transform: Callable[[Any], Any], image: Any, seed: int) -> Any:
-    """What a transform made of an image under a seed that was recorded (``loader.last.extras["seed"]``).
+    """Run a transform on an image again under a recorded seed (``loader.last.extras["seed"]``), and return its views.
 
     The global random state, and that of transforms with generators of their own (albumentations), is afterwards as before.
     """
@@ -168,6 +168,8 @@ class RawBatch:
         rest: the samples, collated or, for a collate_fn of the user's own, as a list; an empty tensor in the place of each view.
         places: where these stand, with the number of the view.
         is_collated: whether ``rest`` is.
+        stacked: where lists of views stand that are to be one tensor.
+        is_single: whether ``rest`` is one sample that is no batch (``DataLoader(batch_size=None)``).
     """
 
     images: ImageBatch | None
@@ -177,6 +179,8 @@ class RawBatch:
     rest: Any
     places: Mapping[Path, int]
     is_collated: bool
+    stacked: tuple[Path, ...] = ()
+    is_single: bool = False
 
     def _moved(self, move: Callable[[Any], Any]) -> RawBatch:
         following = {number: tuple(map(move, views)) for number, views in self.following.items()}
@@ -195,10 +199,24 @@ class RawBatch:
 class Collate:
     """The collate_fn of the workers: takes images or candidates out of the samples, and collates what else they hold."""
 
-    def __init__(self, layout: Layout, stands: int, channels: int, max_side: int | None, collates: bool) -> None:
-        self.layout, self.stands, self.channels, self.max_side, self.collates = layout, stands, channels, max_side, collates
+    def __init__(
+        self, layout: Layout, stands: int, channels: int, max_side: int | None, collates: bool, batches: bool = True
+    ) -> None:
+        self.layout, self.stands, self.channels, self.max_side = layout, stands, channels, max_side
+        self.collates, self.batches = collates, batches
 
-    def __call__(self, samples: Sequence[Any]) -> RawBatch:
+    def __call__(self, samples: Any) -> RawBatch:
+        """Make a batch of samples; without batches of the loader's own, of one sample, or of the dataset's list of several."""
+        if self.batches or self._are_samples(samples):
+            return self._batch(samples)
+        return replace(self._batch([samples]), is_single=True)
+
+    def _are_samples(self, item: Any) -> bool:
+        """Whether an item of a loader with batch_size=None is a list of samples, each with all of its views."""
+        several = isinstance(item, list) and len(item) > 0
+        return several and all(sum(isinstance(leaf, Stand) for _, leaf in leaves(one)) >= self.stands for one in item)
+
+    def _batch(self, samples: Sequence[Any]) -> RawBatch:
         rests: list[Any] = []
         payloads: list[Any] = []
         places: dict[Path, int] = {}
@@ -210,9 +228,10 @@ class Collate:
                 fail(_CALL, "samples of one structure", f"views at {_shown(found)}, where others have them at {_shown(places)}")
             places = found
         rest = default_collate(rests) if self.collates else rests
+        stacked = tuple(_stacked(samples[0])) if samples else ()
         if self.layout.draws == 0:
             images = collate_images(payloads, channels=self.channels, max_side=self.max_side)
-            return RawBatch(images, (), None, {}, rest, places, self.collates)
+            return RawBatch(images, (), None, {}, rest, places, self.collates, stacked)
         layout = self.layout
         rows = [(draw, number) for numbers in layout.views for draw in range(layout.draws) for number in numbers]
         candidates = tuple(torch.stack([payload.views[draw][number] for payload in payloads]) for draw, number in rows)
@@ -221,7 +240,7 @@ class Collate:
             number: tuple(torch.stack([payload.views[draw][number] for payload in payloads]) for draw in range(layout.draws))
             for number in layout.follows
         }
-        return RawBatch(None, candidates, seeds, following, rest, places, self.collates)
+        return RawBatch(None, candidates, seeds, following, rest, places, self.collates, stacked)
 
     def _taken_apart(self, sample: Any) -> tuple[Any, Any, dict[Path, int]]:
         """The sample without its views, what stood for them, and where."""
@@ -260,6 +279,15 @@ class _PerView:
 
     seeds: tuple[tuple[int, ...], ...]
     views: tuple[tuple[Tensor, ...], ...]
+
+
+def _stacked(value: Any, path: Path = ()) -> Iterator[Path]:
+    """Where lists stand that were one tensor of views."""
+    if isinstance(value, Stacked):
+        yield path
+    parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    for key, inner in parts:
+        yield from _stacked(inner, (*path, key))
 
 
 def _shown(places: Mapping[Path, int]) -> str:

@@ -1,4 +1,4 @@
-"""wrap: the one line that gives a training function hard views, from the loader that it already has."""
+"""wrap: one line that gives a training loop hard views, around the loader that it already has."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, default_collate
 
 from .._check import HVSError, fail, require, require_name
+from ..analysis.log import Log
 from ..selection.losses import PairLoss
 from ..selection.policies import Policy
 from ..selection.reached import find_modules
@@ -49,39 +50,42 @@ def wrap(
     enabled: bool = True,
     device: torch.device | str | None = None,
     batch_format: Callable[[HardViews, Any], Any] | None = None,
+    log: Log | None = None,
+    log_every: int = 50,
     transform: Any = None,
     views: Literal["auto", "converted", "own"] = "auto",
     max_side: int | None = None,
     **unknown: NoReturn,
 ) -> Any:
-    """Give a training loop hard views: the same batches as from its loader, the views chosen among more candidates.
+    """Give a training loop hard views: it gets the same batches as before, with views that are chosen among more candidates.
 
-    One sample is read to find the transform that returns several views, and what becomes of them. The transform is converted to
-    slots (:func:`hvs_aug.convert`), and a copy of the loader reads the raw images, with the same sampler, workers and seeds.
-    Where the transform cannot be converted exactly, the workers run it as it is, several times for an image, and the views are
-    chosen among these. Neither the loader nor its dataset is changed. Meant to be called at the head of the function that trains
-    an epoch: called again with the same loader and model it goes on with the same workers and random numbers.
+    One sample is read to find the transform that returns several views, and where its views are in the sample. The transform is
+    converted to slots (:func:`hvs_aug.convert`), and a copy of the loader reads the raw images, with the same sampler, workers
+    and seeds. If the transform cannot be converted exactly, the workers run it unchanged, several times for each image, and the
+    views are chosen among these. Neither the loader nor its dataset is changed. Call it at the head of the function that trains
+    an epoch: if it is called again with the same loader and model, it continues with the same workers and random numbers.
 
     Args:
-        loader: the repo's DataLoader, or one of a class of its own. A collate_fn of its own is given the samples with the chosen
-            views in them, after the choice.
+        loader: the repo's DataLoader, or a subclass. The repo's own collate_fn gets the samples after the choice, with the
+            chosen views in them. With batch_size=None, views are chosen for each list of samples that the dataset returns, or
+            for each sample, which has no others in its batch.
         model, loss, teacher, policy, scoring, generator: as for :class:`HardPairSampler`.
         candidates: as for :func:`hvs_aug.convert`; by default twice the views that are kept.
         enabled: False returns the loader itself.
-        device, batch_format: as for :class:`HardViewLoader`.
-        transform: the transform itself, where the dataset holds it under a name that does not tell; or a list of transforms
-            that the dataset calls one by one (SwAV's ``dataset.trans``).
-        views: ``"converted"`` refuses a transform that cannot be converted; ``"own"`` lets the workers run it as it is;
-            ``"auto"`` converts where it can, and warns where it cannot.
-        max_side: reduce raw images whose longer side has more pixels, antialiased; by default none is.
-        unknown: takes no values; an option that there is not is refused, with the closest that there is.
+        device, batch_format, log, log_every: as for :class:`HardViewLoader`.
+        transform: the transform itself, if it is not found in the dataset; or a list of transforms that the dataset calls one
+            by one (SwAV's ``dataset.trans``).
+        views: ``"converted"`` refuses a transform that cannot be converted; ``"own"`` lets the workers run it unchanged;
+            ``"auto"`` converts it if possible, and otherwise lets the workers run it and warns.
+        max_side: reduce raw images whose longer side has more pixels, antialiased; by default no image is reduced.
+        unknown: not for use: an unknown option is refused with an error that names the closest known one.
 
-    With a loss that passes something of each view to the model, as iBOT's does masks, the dataset is given stand-ins that have the
-    shapes of the global candidates, in their order, and draws for each of them.
+    Some losses pass a further tensor of each view to the model (iBOT's masks). Then the dataset gets placeholders with the
+    shapes of the global candidates, in their order, and draws a mask for each of them.
 
     Raises:
-        HVSError: if there is no such option; if the loader is no DataLoader, its dataset has no transform of several views, or
-            computes with its views; with ``views="converted"``, if the transform cannot be converted exactly.
+        HVSError: if an option is unknown; if the loader is not a DataLoader; if its dataset has no transform of several views,
+            or computes with the views; with ``views="converted"``, if the transform cannot be converted exactly.
     """
     for name in unknown:
         require_name(name, [option for option in inspect.signature(wrap).parameters if option != "unknown"], "wrap(**options)")
@@ -89,8 +93,6 @@ def wrap(
     if not enabled or isinstance(loader, HardViewLoader):
         return loader
     require(isinstance(loader, DataLoader), _CALL, "a torch DataLoader", loader, _BY_HAND)
-    batched = loader.batch_sampler is not None or loader.batch_size is not None
-    require(batched, _CALL, "a DataLoader that makes batches", "one with batch_size=None", _BY_HAND)
     options = (transform, views, candidates, max_side)
     known = _known(loader, model)
     if known is not None and known.options == options and known.is_current(loader):
@@ -109,7 +111,8 @@ def wrap(
         if generator is not None:
             state["generator"] = sampler.generator.get_state()
         sampler.load_state_dict(state)
-    hard = HardViewLoader(raw, sampler, device, batch_format, layout=reading.layout, collate_fn=loader.collate_fn)
+    how = {"log": log, "log_every": log_every, "layout": reading.layout, "collate_fn": loader.collate_fn}
+    hard = HardViewLoader(raw, sampler, device, batch_format, **how)
     _keep(loader, model, _Wrapped(hard, raw, reading, options))
     return hard
 
@@ -210,7 +213,10 @@ class _Reader:
         max_side: int | None,
     ) -> None:
         self.dataset, self.extras, self.candidates, self.max_side = loader.dataset, extras, candidates, max_side
-        self.collates = loader.collate_fn is default_collate
+        self.batches = loader.batch_sampler is not None or loader.batch_size is not None
+        self.collates = loader.collate_fn is default_collate and self.batches
+        # A dataset that is asked for whole batches is asked for one of two.
+        self.index: Any = [0, 1] if isinstance(loader.sampler, BatchSampler) and not self.batches else 0
         self.is_stream = isinstance(loader.dataset, IterableDataset)
         self.found = transforms_of(loader.dataset) if transform is None else [transform]
         if transform is not None:
@@ -223,7 +229,7 @@ class _Reader:
             self.calls = self._calls()
             self.found = self.found if self.calls else named
         name = type(loader.dataset).__name__
-        hint = f"wrap(..., transform=) names it where the dataset hides it. {_BY_HAND}"
+        hint = f"if the dataset has one, pass it as wrap(..., transform=). {_BY_HAND}"
         require(len(self.found) > 0, _CALL, "a dataset with a transform", f"{name} without one", hint)
         came = f"{name} with {', '.join(type(one).__name__ for one in self.found[:3])}"
         require(len(self.calls) > 0, _CALL, "a dataset with a transform that returns several views of an image", came, hint)
@@ -256,15 +262,17 @@ class _Reader:
             calls = [Call(found, found, probe_like(), 0) for found in self.found if callable(found)]
             calls = [replace(call, views=len(made.views)) for call in calls if (made := returned_views(call.part)) is not None]
         else:
-            calls = called(self.dataset, self.found, lambda dataset: dataset[0])
+            calls = called(self.dataset, self.found, lambda dataset: dataset[self.index])
         several = [call for call in calls if call.views > 1]
         single = [call for call in calls if call.views == 1]
         if several:
             return several[:1]
         if len(single) > 1:
             hint = f"views of one image are chosen. {_BY_HAND}"
-            alike = all(call.given is single[0].given for call in single)
-            require(alike, _CALL, "a dataset that makes all views of a sample of one image", "one that makes them of several", hint)
+            is_alike = all(call.given is single[0].given for call in single)
+            require(
+                is_alike, _CALL, "a dataset that makes all views of a sample of one image", "one that makes them of several", hint
+            )
             return single
         return []
 
@@ -294,7 +302,7 @@ class _Reader:
     def _converted(self, returned: Returned, found: tuple[Any, ...]) -> _Reading:
         expected = "a transform that gets an image and returns its views alone"
         is_plain = not returned.has_others and image_in(self.example) is self.example
-        hint = "it is given, or returns, more than that, which only a run of it can make."
+        hint = "it gets or returns more than that, so it cannot be converted."
         require(is_plain, _CALL, expected, self.calls[0].part, hint)
         if returned.structure == -1:
             slots = convert([call.part for call in self.calls], self.candidates, self.example)
@@ -317,7 +325,7 @@ class _Reader:
             swaps = self._single_swaps(lambda number, part: RawTransform(part, -1, [shapes[number]]))
         else:
             swaps = {id(one): RawTransform(one, structure, shapes) for one in found}
-        collate = Collate(layout, stands, shapes[0][0], self.max_side, self.collates)
+        collate = Collate(layout, stands, shapes[0][0], self.max_side, self.collates, self.batches)
         return _Reading(layout, found, swaps, collate)
 
     def _single_swaps(self, make: Callable[[int, Any], Any]) -> dict[int, Any]:
@@ -352,28 +360,28 @@ class _Reader:
         slots = with_candidates(slots, self.candidates)
         draws = {slot.candidates / slot.select for slot in slots}
         expected = "as many candidates for every view that is kept, as the transform makes all views at once"
-        whole = len(draws) == 1 and min(draws) % 1 == 0
-        require(whole, "wrap(candidates)", expected, f"{[(slot.candidates, slot.select) for slot in slots]}")
+        is_whole = len(draws) == 1 and min(draws) % 1 == 0
+        require(is_whole, "wrap(candidates)", expected, f"{[(slot.candidates, slot.select) for slot in slots]}")
         layout = Layout(tuple(slots), tuple(tuple(numbers) for _, _, numbers in groups), follows, int(min(draws)))
         if returned.structure == -1:
             swaps = self._single_swaps(lambda number, part: OwnTransform(part, layout.draws, True))
         else:
             swaps = {id(one): OwnTransform(one, layout.draws, False) for one in found}
-        collate = Collate(layout, len(returned.views), first[0], self.max_side, self.collates)
+        collate = Collate(layout, len(returned.views), first[0], self.max_side, self.collates, self.batches)
         return _Reading(layout, found, swaps, collate)
 
     def _require_apart(self, returned: Returned) -> None:
         """Fail if views of different draws would not go together."""
         transform = self.calls[0].part
-        hint = "choose among whole draws yourself: sampler.select(candidates)."
+        hint = "render the candidates yourself, and call sampler.select(candidates)."
         leading = sum(view.follows is None for view in returned.views)
-        require(leading > 1, _CALL, "a transform that draws at least two of its views apart", transform, hint)
+        require(leading > 1, _CALL, "a transform that draws at least two of its views independently", transform, hint)
         if not returned.has_others:
             return
         probe = probe_like(self.example)
         first, second = ([leaf for _, leaf in leaves(transform(probe)) if not is_view(leaf)] for _ in range(2))
-        alike = len(first) == len(second) and all(map(_is_same, first, second))
-        require(alike, _CALL, "a transform whose other values do not depend on what it draws for its views", transform, hint)
+        is_alike = len(first) == len(second) and all(map(_is_same, first, second))
+        require(is_alike, _CALL, "a transform whose other values do not depend on what it draws for its views", transform, hint)
 
     def _run_through(self, reading: _Reading) -> None:
         """Read one sample as the workers will, so that what cannot work is refused now."""
@@ -381,7 +389,7 @@ class _Reader:
             return
         dataset: Any = swapped(self.dataset, reading.swaps)
         try:
-            reading.collate([dataset[0]])
+            reading.collate([dataset[0]] if self.batches else dataset[self.index])
         except HVSError:
             raise
         except Exception as error:

@@ -99,7 +99,7 @@ class RandomResizedCrop(kornia_augmentation.GeometricAugmentationBase2D):
         same_on_batch: one box for all images.
         keepdim: return a ``(C, H, W)`` input as one.
 
-    Convention: ``transform_matrix`` maps pixel centres, x' = (x - left + 1/2) size / width - 1/2.
+    Convention: the transformation matrix maps pixel centres, x' = (x - left + 1/2) size / width - 1/2.
 
     Raises:
         HVSError: if an argument is out of its range.

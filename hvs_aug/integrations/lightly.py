@@ -21,7 +21,7 @@ _OWN = "give HardPairSampler a function (out_a, out_b) -> (B,) that says how har
 
 
 def pair_loss(criterion: Any, *, epoch: int | Callable[[], int] | None = None, patch_criterion: Any = None) -> PairLoss:
-    """Make the pair loss of a Lightly criterion, by which views are chosen; the criterion is never called, and trains as before.
+    """Make the pair loss that matches a Lightly criterion. The criterion itself is never called, and trains as before.
 
     Temperatures and centre of ``DINOLoss`` are read from it at every step, as in :meth:`hvs_aug.DINOLoss.like`.
 
@@ -87,8 +87,8 @@ class CandidateTransform:
             fail(
                 call, "a transform of several views, with a list of transforms", transform, "Lightly's MultiViewTransform has one."
             )
-        several = isinstance(candidates, int) and candidates >= 1
-        require(several, "CandidateTransform(candidates)", "a count of at least 1", candidates)
+        is_count = isinstance(candidates, int) and candidates >= 1
+        require(is_count, "CandidateTransform(candidates)", "a count of at least 1", candidates)
         kept = len(views) - local_views
         require(0 < kept <= len(views), "CandidateTransform(local_views)", f"a count from 0 to {len(views) - 1}", local_views)
         runs = [list(run) for _, run in groupby(enumerate(views), key=lambda entry: (id(entry[1]), entry[0] >= kept))]

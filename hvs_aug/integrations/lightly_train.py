@@ -1,4 +1,4 @@
-"""Lightly-train: ``lightly_train.pretrain`` with hard views, by one ``with`` around it.
+"""Lightly-train: one ``with`` around ``lightly_train.pretrain`` gives it hard views.
 
     from hvs_aug.integrations.lightly_train import hard_views
 

@@ -41,7 +41,7 @@ def stretch(view: Any, channels: Any, height: Any, width: Any, drawn: Any, field
 class RandomAutocontrast(Operation):
     """Stretch each channel so that its smallest value is 0 and its largest 1, with probability ``p``.
 
-    A channel of one value, within 1e-6, stays as it is. Source: torchvision v2 ``RandomAutocontrast``.
+    A channel whose values are all equal (within 1e-6) is not changed. Source: torchvision v2 ``RandomAutocontrast``.
     """
 
     p: float = 0.5

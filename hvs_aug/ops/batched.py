@@ -1,6 +1,6 @@
 """The renderer in plain torch: every operation by its definition, over all views of a slot, on any device.
 
-It looks at no value, so that it does not wait for a device. Where neither numba nor Triton runs, this renders.
+It reads no value from the device, so the host never waits. It renders where neither numba nor Triton runs.
 """
 
 from __future__ import annotations
@@ -64,18 +64,19 @@ def render(images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: 
         for axis, column in ((-1, 0), (-2, 1)):
             if plan.flips[column]:
                 view = torch.where(mirrored[part, column].view(-1, 1, 1, 1), view.flip(axis), view)
-        for name, operation in plan.steps:
-            view = operation.apply(view, {key: value[part] for key, value in flat.get(name, {}).items()}, plan.scale)
+        for step in plan.steps:
+            view = plan.apply(step, view, {key: value[part] for key, value in flat.get(step[0], {}).items()})
         parts.append(view)
     whole = torch.cat(parts) if len(parts) != 1 else parts[0]
     return whole.view(views, count, *whole.shape[1:])
 
 
-def apply_in_place(operation: Operation, views: Tensor, drawn: Draws, scale: float) -> None:
+def apply_in_place(plan: RenderPlan, step: tuple[str, Operation], views: Tensor, drawn: Draws) -> None:
     """Change the views for which the operation drew something, by its definition, in parts of bounded memory.
 
     Shape: views ``(n, C, h, w)`` float32 on the CPU; drawn, each ``(n, ...)``.
     """
+    _, operation = step
     changes = torch.ones(len(views), dtype=torch.bool, device="cpu")
     if operation.identity:
         unlike = [(value != operation.identity[name]).view(len(views), -1).any(1) for name, value in drawn.items()]
@@ -83,10 +84,10 @@ def apply_in_place(operation: Operation, views: Tensor, drawn: Draws, scale: flo
     chosen = changes.nonzero()[:, 0]
     for part in chunks(len(chosen), views):
         rows = chosen[part]
-        views[rows] = operation.apply(views[rows], {name: value[rows] for name, value in drawn.items()}, scale)
+        views[rows] = plan.apply(step, views[rows], {name: value[rows] for name, value in drawn.items()})
 
 
 def chunks(count: int, views: Tensor) -> Iterator[slice]:
-    """Parts of bounded memory of so many views, which are as large as these, ``(n, C, h, w)``."""
+    """Split ``count`` views of the size of ``views``, ``(n, C, h, w)``, into parts of bounded memory."""
     step = max(1, _CHUNK_BYTES // (4 * max(1, views[:1].numel())))
     return (slice(start, start + step) for start in range(0, count, step))

@@ -105,8 +105,9 @@ def gaussian_blur(view: Any, channels: Any, height: Any, width: Any, drawn: Any,
 class GaussianBlur(Operation):
     """Blur a view with probability ``p``, reflecting at its edges.
 
-    ``kernel_size`` is the number of taps along each axis, odd; ``sigma`` the range, or the value, of the standard deviation,
-    in pixels of the recipe's size. At a smaller size, sigma and taps shrink with it. Source: torchvision v2 ``GaussianBlur``.
+    ``kernel_size`` is the number of taps along each axis, an odd number. ``sigma`` is the standard deviation, or its range, in
+    pixels of the recipe's size. In views of a smaller size both are reduced by the same factor. Source: torchvision v2
+    ``GaussianBlur``.
 
     Drawn: ``sigma`` float32, 0 where the view is not blurred.
 

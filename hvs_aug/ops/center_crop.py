@@ -14,10 +14,10 @@ __all__ = ["CenterCrop"]
 
 @dataclass(frozen=True, repr=False)
 class CenterCrop(Operation):
-    """Keep the middle of every image before it is cropped; boxes are in pixels of that.
+    """Keep the middle of every image before the random crop; boxes are in pixels of this middle part.
 
-    ``size`` is the (height, width) in pixels, or one number for both. Source: torchvision v2 ``CenterCrop``; where that would
-    pad an image that is smaller, this is refused.
+    ``size`` is the (height, width) in pixels, or one number for both. Source: torchvision v2 ``CenterCrop``. torchvision pads
+    an image that is smaller; here it is refused.
     """
 
     size: int | tuple[int, int]

@@ -1,8 +1,8 @@
-"""The renderer for the CPU: compiled by numba, without the interpreter's lock, one view after the other, in cache.
+"""The renderer for the CPU: numba compiles it, and it runs without the interpreter's lock, one view after the other.
 
-A view is cropped into its place of the result, and then changed there by the kernel of each operation, so that it stays in the
-cache of one core. Views are shared out among ``torch.get_num_threads()`` threads of this module. An operation without a kernel
-runs by its definition, between those that have one.
+A view is cropped into its place in the result. Then the kernel of each operation changes it there, so it stays in the cache of
+one core. ``torch.get_num_threads()`` threads of this module share the views. An operation without a kernel runs by its
+definition, between those that have one.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ __all__ = ["is_available", "render", "warn_if_missing"]
 _LOG = logging.getLogger("hvs_aug")
 _memory = Recycled(count=8, size=2**30)  # of views that are gone: half of the time of a large batch went into fresh pages
 _SLOW = 1.0  # seconds of compiling after which a user is told what takes so long
+_slow_compilations = itertools.count()
 
 
 @cache
 def warn_if_missing() -> None:
-    """Say once in a process that views are rendered without numba, if they are."""
+    """Log once in a process if numba is missing, because views are then rendered slowly."""
     if not is_available():
         _LOG.warning(
             "numba is not installed, or NUMBA_DISABLE_JIT is set: hvs_aug renders views on the CPU by the operations' definitions, "
@@ -62,7 +63,7 @@ def render(images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: 
     for stage in later:
         name, operation = stage[0]
         if operation.cpu_kernel is None:
-            batched.apply_in_place(operation, out, flat[name], plan.scale)
+            batched.apply_in_place(plan, stage[0], out, flat[name])
         else:
             _run(images, None, plan, flat, stage, out)
     return out.view(views, count, channels, height, width)
@@ -177,7 +178,8 @@ def _walk(dtype: str, kernels: tuple[CPUKernel, ...]) -> Any:
     _addresses(kernels)
     seconds = time.perf_counter() - begin
     if seconds > _SLOW:
-        _LOG.warning("hvs_aug compiled its CPU renderer in %.0f s; later processes load it from numba's cache.", seconds)
+        level = logging.INFO if next(_slow_compilations) else logging.WARNING  # a user is told once, not for every set of kernels
+        _LOG.log(level, "hvs_aug compiled its CPU renderer in %.0f s; later processes load it from numba's cache.", seconds)
     return walk
 
 

@@ -30,8 +30,9 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 class RandomResizedCrop(Operation):
     """Crop a random box and resize it to the view, antialiased.
 
-    An area uniform in ``scale``, a fraction of the image's, and a ratio (width / height) log-uniform in ``ratio``, up to ten
-    times until the box fits; then a central box of the nearest ratio that the range allows. ``size`` may be left to the recipe.
+    The area of the box is drawn uniformly from ``scale``, as a fraction of the image's area, and its ratio (width / height)
+    log-uniformly from ``ratio``. A box that does not fit is drawn again, up to ten times; then it is a central box of the
+    nearest ratio that ``ratio`` allows. ``size`` may be left out, because the recipe has it.
     Source: torchvision v2 ``RandomResizedCrop`` with ``antialias=True``. Bicubic overshoots are clamped to [0, 1] after each of the
     two passes, the horizontal one first, as in Pillow.
 
@@ -56,7 +57,7 @@ class RandomResizedCrop(Operation):
         require_name(self.interpolation, ("bilinear", "bicubic"), "RandomResizedCrop(interpolation)")
 
     def draw_boxes(self, uniform: Tensor, sizes: Tensor) -> Tensor:
-        """Draw boxes by torchvision's law; rounding is half to even, as Python's.
+        """Draw boxes from torchvision's distribution; halves are rounded to even, as in Python.
 
         Shape: uniform ``(V, B, columns)`` in [0, 1); sizes ``(B, 2)`` int64 -> ``(V, B, 4)`` int64 (top, left, height, width).
         """

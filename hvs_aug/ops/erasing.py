@@ -65,10 +65,10 @@ def erase_pixels(
 class RandomErasing(Operation):
     """Fill a random box of a view with ``value``, with probability ``p``.
 
-    The box's area is uniform in ``scale``, a fraction of the view's, its ratio (height / width) log-uniform in ``ratio``;
-    where none of ten draws is smaller than the view, nothing is erased. ``value`` is one number or one for each channel, in the
-    units of the pixels at that place of the recipe. Source: torchvision v2 ``RandomErasing``; ``value="random"`` (noise) is not
-    supported.
+    The area of the box is drawn uniformly from ``scale``, as a fraction of the view's area, and its ratio (height / width)
+    log-uniformly from ``ratio``. If none of ten draws is smaller than the view, nothing is erased. ``value`` is one number, or
+    one for each channel, in the units of the pixels at that place of the recipe. Source: torchvision v2 ``RandomErasing``;
+    ``value="random"`` (noise) is not supported.
 
     Drawn: ``box`` ``(4,)`` int64, (top, left, height, width) in pixels of the recipe's size; all 0 where nothing is erased.
     """

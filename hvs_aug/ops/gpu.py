@@ -5,8 +5,7 @@ and grayscale read and write the views once. The blur is two passes, which leave
 each view of 224 x 224 from photographs of 500 x 375; the least, every source pixel read once and every view written once, is
 0.74 MB (``python -m benchmarks.gpu_plan``). An operation without a kernel runs by its definition between the passes.
 
-The host is not made to wait: it looks at no value on the device, and what it sends there crosses in one copy from page-locked
-memory.
+The host never waits for the device: it reads no value from it, and sends everything in one copy from page-locked memory.
 """
 
 from __future__ import annotations
@@ -322,8 +321,7 @@ def _crop_arguments(whole: _Batch, plan: RenderPlan) -> dict[str, Any]:
 
 def _define(step: tuple[str, Operation], work: Tensor, whole: _Batch, part: slice, plan: RenderPlan) -> None:
     """Run an operation by its definition, in place, one candidate of the part's images after the other."""
-    name, operation = step
     for candidate, views in enumerate(work):
-        drawn = {key: value[candidate, part] for key, value in whole.drawn[name].items()}
+        drawn = {key: value[candidate, part] for key, value in whole.drawn[step[0]].items()}
         for rows in batched.chunks(len(views), views):
-            views[rows] = operation.apply(views[rows], {key: value[rows] for key, value in drawn.items()}, plan.scale)
+            views[rows] = plan.apply(step, views[rows], {key: value[rows] for key, value in drawn.items()})

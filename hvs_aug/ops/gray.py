@@ -26,7 +26,8 @@ _RED, _GREEN, _BLUE = (constant(weight) for weight in LUMINANCE)
 def luminance(images: Tensor) -> Tensor:
     """Gray values of RGB images, ``(..., 3, h, w)`` -> ``(..., 1, h, w)``; one channel is its own gray value.
 
-    Other channels have none. They are returned as they are, for operations that then change nothing (``p=0``, only brightness).
+    Images with other numbers of channels have no gray value. They are returned unchanged, for operations that do not need one
+    (``p=0``, only brightness).
     """
     if images.shape[-3] != 3:
         return images
@@ -83,10 +84,10 @@ def gray_pixels(
 class RandomGrayscale(Operation):
     """Replace a view by its gray values, in all channels, with probability ``p``.
 
-    One channel stays as it is. Source: torchvision v2 ``RandomGrayscale``.
+    Images of one channel are not changed. Source: torchvision v2 ``RandomGrayscale``.
 
     Raises:
-        HVSError: where it meets images of other than 1 or 3 channels.
+        HVSError: if the images have other than 1 or 3 channels.
     """
 
     p: float = 0.1

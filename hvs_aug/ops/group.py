@@ -14,11 +14,11 @@ __all__ = ["Group"]
 
 
 class Group(Operation):
-    """Several operations of which a draw decides which are applied.
+    """Several operations; a random draw decides which of them are applied.
 
     Attributes:
         transforms: the operations.
-        members: the same.
+        members: the operations, as a tuple.
     """
 
     transforms: Sequence[Any]

@@ -211,16 +211,16 @@ def jitter_pixels(
 class ColorJitter(Operation):
     """Change brightness, contrast, saturation and hue by random factors, in a random order.
 
-    Each is a strength s, from which a factor is drawn uniformly in [max(0, 1 - s), 1 + s], or that range itself; for the hue a
-    strength in [0, 0.5] or a range within [-0.5, 0.5], in turns of the hue circle. Brightness blends with black, contrast with
-    the mean gray value, saturation with the gray values; values are clamped to [0, 1] after each. One channel has no saturation
-    and no hue: these leave it as it is, as in torchvision. Source: torchvision v2 ``ColorJitter``.
+    Each argument is a strength s, which means a factor drawn uniformly from [max(0, 1 - s), 1 + s], or a pair that is the range
+    itself. For the hue it is a strength in [0, 0.5], or a range within [-0.5, 0.5], in turns of the hue circle. Brightness
+    blends with black, contrast with the mean gray value, saturation with the gray values; values are clamped to [0, 1] after
+    each. Saturation and hue do not change images of one channel, as in torchvision. Source: torchvision v2 ``ColorJitter``.
 
     Drawn: ``factors`` ``(4,)`` float32, brightness, contrast, saturation (identity 1), hue in turns (identity 0); ``order``
     ``(4,)`` int64, ``order[i]`` the column of ``factors`` that is applied i-th.
 
     Raises:
-        HVSError: if a range is out of bounds; where it meets channels for which torchvision does not define it.
+        HVSError: if a range is out of bounds, or the images have a number of channels for which torchvision does not define it.
     """
 
     brightness: float | tuple[float, float] = 0.0

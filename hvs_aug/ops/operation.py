@@ -35,8 +35,8 @@ class Operation:
 
     An operation is a frozen dataclass of its fields. To write one, say what changes nothing (``identity``), how many uniform
     numbers a draw takes (``columns``), how parameters come from them (:meth:`draw`), and what it does to images (:meth:`apply`).
-    A field ``p`` is the probability that it is applied: where it is not, its parameters are those of ``identity``. So ``draw``
-    does not look at ``p``, and ``apply`` gives the same values for a view whose parameters are the identity.
+    A field ``p`` is the probability that the operation is applied to a view. For the other views ``identity`` is recorded. So
+    ``draw`` does not use ``p``, and ``apply`` must not change a view whose parameters are the identity.
 
     Attributes:
         identity: for each drawn parameter, by name, the values at which the operation changes nothing: their shape and dtype
@@ -108,7 +108,7 @@ class Operation:
         raise NotImplementedError(f"{type(self).__name__}.apply")
 
     def require_channels(self, channels: int) -> None:
-        """Raise HVSError if images of this many channels do not define the operation, saying how to leave it out."""
+        """Raise HVSError if the operation is not defined for this number of channels; the error says how to leave it out."""
 
     def kernel_fields(self, channels: int, size: tuple[int, int], scale: float) -> list[float]:
         """The numbers that :attr:`cpu_kernel` and :attr:`gpu_kernel` get as ``fields`` for views of this size at this scale."""
@@ -195,7 +195,7 @@ def is_number(value: object) -> bool:
 
 
 def text(value: Any) -> str:
-    """A field as it is shown: floats in as few digits as make them, without a point where they are whole."""
+    """The text of a field: floats with as few digits as possible, and without a point if they are whole numbers."""
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     if isinstance(value, tuple):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .crop import RandomResizedCrop
 from .horizontal_flip import RandomHorizontalFlip
@@ -24,8 +25,7 @@ class RenderPlan:
         size: (height, width) of the views in pixels.
         scale: their side over that of the recipe.
         interpolation: of the crop.
-        steps: the operations after the crop, each with the name of its parameters. Flips that may as well be part of the crop are
-            not among them.
+        steps: the operations after the crop, each with the name of its parameters. Flips that the crop does are not among them.
         flips: for columns and for rows, the names of the flips that are part of the crop.
     """
 
@@ -49,7 +49,18 @@ class RenderPlan:
                 kept.append((name, operation))
         return RenderPlan(size, scale, crop.interpolation, tuple(kept), (tuple(flips[0]), tuple(flips[1])))
 
-    def mirrored(self, drawn: Mapping[str, Draws], count: int, device: Any = "cpu") -> torch.Tensor:
+    def apply(self, step: tuple[str, Operation], images: Tensor, drawn: Draws) -> Tensor:
+        """Run one of the steps by its definition: images ``(n, C, h, w)``; drawn, each ``(n, ...)``.
+
+        An operation without a kernel, a user's own, is promised values in [0, 1]. Crops and blurs leave it by a rounding error, of
+        which a power makes NaN; so its input is clamped.
+        """
+        operation = step[1]
+        if operation.cpu_kernel is None and operation.needs_unit_range:
+            images = images.clamp(0, 1)
+        return operation.apply(images, drawn, self.scale)
+
+    def mirrored(self, drawn: Mapping[str, Draws], count: int, device: Any = "cpu") -> Tensor:
         """Whether each view's columns and rows are reversed: drawn, each ``(n, ...)`` -> ``(n, 2)`` bool."""
         columns = []
         for names in self.flips:

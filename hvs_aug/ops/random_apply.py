@@ -1,4 +1,4 @@
-"""RandomApply: several operations under one coin."""
+"""RandomApply: several operations that are applied together or not at all."""
 
 from __future__ import annotations
 

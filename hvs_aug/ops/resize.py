@@ -18,9 +18,9 @@ __all__ = ["Resize"]
 class Resize(Operation):
     """Resize every image before it is cropped, antialiased.
 
-    ``size`` is the (height, width) in pixels, or the shorter side, with which the longer one keeps the ratio. It is done once for
-    an image, not for each view, and boxes are in pixels of what it returns. Source: torchvision v2 ``Resize`` with
-    ``antialias=True``, in floating point: no rounding to gray levels lies between the two resamplings.
+    ``size`` is the (height, width) in pixels, or the shorter side, and then the ratio of the sides is kept. Each image is
+    resized once, and not once for each view. Boxes are in pixels of the resized image. Source: torchvision v2 ``Resize`` with
+    ``antialias=True``, in floating point: values are not rounded to gray levels between it and the crop.
     """
 
     size: int | tuple[int, int]
@@ -41,7 +41,7 @@ class Resize(Operation):
         if self.max_size is not None:
             require_count(self.max_size, "Resize(max_size)")
             if isinstance(size, tuple) or self.max_size <= size:
-                fail("Resize(max_size)", "more than a size that is one number", self.max_size)
+                fail("Resize(max_size)", "a number larger than size, which must be one number", self.max_size)
 
     def prepared_size(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) of what an image of this size becomes."""

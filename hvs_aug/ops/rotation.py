@@ -20,7 +20,7 @@ __all__ = ["RandomRotation"]
 class RandomRotation(Operation):
     """Turn a view around its centre by a random angle, with probability ``p``.
 
-    ``degrees`` is a range, or a number d for (-d, d), counter-clockwise; ``fill`` is what lies outside the view, one number or
+    ``degrees`` is a range, or a number d for (-d, d), counter-clockwise; ``fill`` is the value outside the view, one number or
     one for each channel. Source: torchvision v2 ``RandomRotation`` with ``expand=False`` and ``center=None``.
 
     Drawn: ``degrees`` float32.

@@ -47,8 +47,8 @@ def sharpen(view: Any, channels: Any, height: Any, width: Any, drawn: Any, field
 class RandomAdjustSharpness(Operation):
     """Blend a view with its smoothed version by ``sharpness_factor``, at least 0, with probability ``p``.
 
-    0 smooths, 1 changes nothing, 2 doubles the sharpness; the outermost pixels stay. At a smaller scale the smoothing still
-    covers 3 x 3 pixels. Source: torchvision v2 ``RandomAdjustSharpness``.
+    0 smooths, 1 changes nothing, 2 doubles the sharpness. The outermost pixels are not changed. At a smaller scale the
+    smoothing still covers 3 x 3 pixels. Source: torchvision v2 ``RandomAdjustSharpness``.
     """
 
     sharpness_factor: float

@@ -16,13 +16,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .._check import HVSError, fail, require, require_name
+from ..analysis.log import Log
+from ..analysis.machine import machine
 from ..analysis.metrics import SelectionMeter
 from ..data.batch import ImageBatch
 from ..data.collate import collate_images
 from ..selection.named import as_policy, as_scoring
 from ..selection.scoring import Scoring
 from ..selection.watch import timings
-from .build import METHODS, build_method
+from .build import METHODS, build_method, use_transform
 from .checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint, whole_file
 from .encoder_file import save_encoder
 from .methods import Method
@@ -63,8 +65,10 @@ class Settings:
     Attributes:
         method, size, encoder: what is trained, for views of how many pixels.
         epochs, batch_size, learning_rate, seed: how. ``learning_rate`` is that of the method where it is ``None``.
-        candidates, policy, scoring: which views are trained on, as in :class:`hvs_aug.HardPairSampler`.
+        candidates, policy, scoring: which views are trained on, as in :class:`hvs_aug.HardPairSampler`. ``"cheap"`` trained as
+            well as ``"full"`` in ``benchmarks/results/quality.json``.
         score_scale, every: in the place of the scoring's own ``scale`` and ``every``.
+        transform: ``module:object``, a transform of your own in the place of the method's augmentation.
     """
 
     method: str = "simclr"
@@ -76,9 +80,10 @@ class Settings:
     seed: int = 0
     candidates: int | None = None
     policy: str = "hardest"
-    scoring: str = "full"
+    scoring: str = "cheap"
     score_scale: float | None = None
     every: int | None = None
+    transform: str | None = None
 
     def __post_init__(self) -> None:
         require_name(self.method, METHODS, "Settings(method)")
@@ -137,6 +142,8 @@ class Pretraining:
         if method is None:
             method = build_method(settings.method, settings.size, settings.encoder, settings.seed)
         self.method = method.to(self.device)
+        if settings.transform is not None:
+            use_transform(self.method, settings.method, settings.transform)
         self.views = self.method.views(settings.size, settings.candidates)
         self.sampler = self.method.sampler(
             self.views,
@@ -159,13 +166,22 @@ class Pretraining:
         progress: bool = True,
         stop_at: int | None = None,
         max_skipped: float | None = None,
+        log: Log | None = None,
     ) -> list[dict[str, Any]]:
         """Train to the end, or to step ``stop_at``, and return the metrics of every ``log_every``-th step.
 
         With ``out``, metrics go to ``metrics.jsonl`` there, the run to ``checkpoint.safetensors`` after every epoch and on
         Ctrl-C, SIGTERM and SIGUSR1, which goes on, and in the end the encoder alone to ``encoder.safetensors``; the images that the
         dataset skipped, with the reason of each, to ``skipped.txt``. Nothing else is written before the first step is done.
-        ``progress`` shows a bar or lines (:class:`Progress`).
+        ``progress`` shows a bar or lines (:class:`Progress`); ``log`` gets the numbers of each line of the metrics, and the step.
+
+        A line of the metrics is a JSON object. ``step``, ``epoch``: steps from 1 and epochs done. ``loss``: the training loss;
+        ``chosen_loss``: the mean scoring loss of the chosen views, null where the step was not scored. ``iou``, ``scale``,
+        ``color_distance``: the mean overlap of the crops of two chosen views, the mean share of its image that a chosen crop
+        covers, the mean distance of their colour factors; ``iou_random``, ``scale_random``, ``color_distance_random``: what
+        random ones of the same candidates would have. ``chosen``: the share of each candidate among the chosen. ``nonfinite``:
+        images with a pair whose loss was not finite. ``learning_rate``; ``images_per_second`` without the wait for the images;
+        ``seconds``: of the step's parts, ``loading`` (the wait), ``views``, ``scoring``, ``search`` and ``training``.
 
         Raises: Interrupted after Ctrl-C or SIGTERM; HVSError if the loss is no longer finite, if more than the share
             ``max_skipped`` of the images were skipped (by default 1 %, and more than 10), or if a file ended the process that
@@ -197,6 +213,8 @@ class Pretraining:
                         logged.append(metrics)
                         if out is not None:
                             _append(out / METRICS, metrics)
+                        if log is not None:
+                            log(_numbers(metrics), metrics["step"])
                     shown.advance(metrics)
                     if asked.stop is not None:
                         break
@@ -267,17 +285,25 @@ class Pretraining:
         tensors = {f"method.{name}": value for name, value in self.method.state_dict().items()}
         tensors |= {f"optimizer.{name}": value for name, value in flatten_optimizer(self.optimizer).items()}
         tensors["sampler.generator"] = chosen["generator"]
-        state = {"settings": asdict(self.settings), "step": self.step, "choices": chosen["step"], "images": self.images}
+        counts = {"step": self.step, "choices": chosen["step"], "images": self.images}
+        state = {"settings": asdict(self.settings), **counts, "machine": machine(self.device)}
         save_checkpoint(path, tensors, state)
 
     @classmethod
-    def resume(cls, path: Path, dataset: Images, device: str | torch.device = "cpu", workers: int = 0) -> Pretraining:
-        """Continue a run on the same images.
+    def resume(
+        cls,
+        path: Path,
+        dataset: Images,
+        device: str | torch.device = "cpu",
+        workers: int = 0,
+        transform: str | None = None,
+    ) -> Pretraining:
+        """Continue a run on the same images; ``transform`` is that of its settings, if it has one.
 
-        Raises: HVSError if there is no checkpoint, or the number of images is another.
+        Raises: HVSError if there is no checkpoint, the number of images is another, or the transform is.
         """
         tensors, state = load_checkpoint(path)
-        run = cls(_settings(state, path), dataset, device, workers)
+        run = cls(_settings(state, path, transform), dataset, device, workers)
         require(
             run.images == state["images"],
             "Pretraining.resume(dataset)",
@@ -346,14 +372,16 @@ def time_shares(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {name: total / sum(totals.values()) for name, total in totals.items()}
 
 
-def load_method(path: Path, device: str | torch.device = "cpu") -> tuple[Method, Settings]:
-    """The trained method of a checkpoint, and what it was trained by.
+def load_method(path: Path, device: str | torch.device = "cpu", transform: str | None = None) -> tuple[Method, Settings]:
+    """The trained method of a checkpoint, and what it was trained by; ``transform`` is that of its settings, if it has one.
 
-    Raises: HVSError if there is no checkpoint.
+    Raises: HVSError if there is no checkpoint, or its transform is another.
     """
     tensors, state = load_checkpoint(path)
-    settings = _settings(state, path)
+    settings = _settings(state, path, transform)
     method = build_method(settings.method, settings.size, settings.encoder)
+    if settings.transform is not None:
+        use_transform(method, settings.method, settings.transform)
     _load(method, tensors, path)
     return method.to(device), settings
 
@@ -371,11 +399,15 @@ def _rate(progress: float, warmup: float = 0.05) -> float:
     return (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
 
 
-def _settings(state: Mapping[str, Any], path: Path) -> Settings:
+def _settings(state: Mapping[str, Any], path: Path, transform: str | None) -> Settings:
     known = {field.name for field in fields(Settings)}
     unknown = sorted(set(state["settings"]) - known)
     require(not unknown, "load_checkpoint(path)", "settings that this version knows", f"{unknown} in {path}")
-    return Settings(**state["settings"])
+    settings = Settings(**state["settings"])
+    # A file must not decide what is imported and run.
+    expected = "none" if settings.transform is None else f"{settings.transform}, with which {path} was trained"
+    require(settings.transform == transform, "--transform", expected, transform if transform is not None else "none")
+    return settings
 
 
 def _load(method: Method, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -395,6 +427,12 @@ def _timed(batches: Iterator[ImageBatch]) -> Iterator[tuple[ImageBatch, float]]:
     for batch in batches:
         yield batch, time.perf_counter() - start
         start = time.perf_counter()
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a line by name, those of parts as ``seconds/scoring``."""
+    flat = {**metrics, **{f"seconds/{name}": value for name, value in metrics["seconds"].items()}}
+    return {name: float(value) for name, value in flat.items() if isinstance(value, (int, float)) and name != "step"}
 
 
 def _append(path: Path, metrics: Mapping[str, Any]) -> None:

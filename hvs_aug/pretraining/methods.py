@@ -132,6 +132,7 @@ class SimSiam(Method):
     """
 
     preset = "simsiam"
+    learning_rate = 1e-3  # the best of three for random views: benchmarks/results/quality.json, rows of the kind "tuning"
 
     def __init__(self, encoder: Any, projection: int = 512) -> None:
         super().__init__()
@@ -157,6 +158,7 @@ class BYOL(Method):
     """
 
     preset = "byol"
+    learning_rate = 1e-3  # the better of two for random views, as for SimSiam
 
     def __init__(self, encoder: Any, projection: int = 256, hidden: int = 1024, momentum: float = 0.99) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The demo's images: tiles of the photographs that scikit-image and scikit-learn carry in their wheels."""
+"""The demo's images: tiles of the photographs that are packaged with scikit-image and scikit-learn."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PhotographTiles:
 
 
 def photographs() -> dict[str, Tensor]:
-    """Read the photographs from the installed wheels; nothing is downloaded.
+    """Read the photographs that are packaged with scikit-image and scikit-learn; nothing is downloaded.
 
     Shape: name -> ``(3, H, W)`` uint8, at most 320 x 320 pixels in area, aspect kept.
     Raises: HVSError if scikit-image or scikit-learn is not installed, or a file is missing from it.

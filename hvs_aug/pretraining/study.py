@@ -1,4 +1,4 @@
-"""The worth of a way to choose views: small runs that differ in that alone, what they cost, and what their features know."""
+"""Small runs that differ only in how views are chosen: what they cost, and how good their features are."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ SEEN = ("step", "loss", "iou", "iou_random", "scale", "scale_random", "color_dis
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """What is trained and tested on: images and ``(N,)`` int64 labels, twice. Training sees no label."""
+    """Images and ``(N,)`` int64 labels for training and for testing. Training does not use the labels."""
 
     train: ImageBatch
     train_labels: Tensor
@@ -185,7 +185,7 @@ def arithmetic(study: Study, arm: Arm, images: ImageBatch) -> int:
 
 
 def evaluate(method: Method, study: Study, images: LabelledImages) -> dict[str, float]:
-    """What the features know, in percent: ``knn``, ``knn_augmented`` and ``probe`` (its strength chosen on a split)."""
+    """The accuracy of the features, in percent: ``knn``, ``knn_augmented`` and ``probe`` (its strength is chosen on a split)."""
     recipe = METHODS[study.method].views(study.size).slots[0].recipe
     bank, queries = features(method, images.train, recipe), features(method, images.test, recipe)
     augmented = augmented_features(method, images.test, recipe)

@@ -1,1 +1,1 @@
-"""From the outputs of all candidates to the views that are trained on: losses, search, policies, scoring, and the sampler."""
+"""Choosing the views to train on: losses, search, policies, scoring, and the sampler."""

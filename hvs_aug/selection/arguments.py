@@ -17,7 +17,7 @@ __all__ = ["fitting_teacher", "name_of", "require_device", "require_dtype", "vie
 
 
 def fitting_teacher(teacher: Callable[..., Any] | None, loss: PairLoss) -> Callable[..., Any] | None:
-    """The teacher, which has to be there if the loss compares with one, and must not if it does not."""
+    """Return the teacher. A loss that compares with a teacher needs one, and any other loss refuses one."""
     call, name = "HardPairSampler(teacher)", type(loss).__name__
     if teacher is None:
         if loss.needs_teacher:
@@ -26,7 +26,7 @@ def fitting_teacher(teacher: Callable[..., Any] | None, loss: PairLoss) -> Calla
         return None
     require(callable(teacher), call, "a callable", teacher)
     if not (loss.needs_teacher or loss.accepts_teacher):
-        hint = "leave teacher= away; a loss of your own says accepts_teacher = True, CallableLoss(function, teacher=True)."
+        hint = "leave out teacher=. A loss of your own sets accepts_teacher = True, or is CallableLoss(function, teacher=True)."
         fail(call, f"no teacher, since {name} does not look at one", name_of(teacher), hint)
     return teacher
 

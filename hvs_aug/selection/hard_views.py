@@ -18,16 +18,16 @@ class HardViews:
 
     Attributes:
         views: S tensors ``(B, C, h, w)`` at the training size, in slot order, as a training loop expects them.
-        params: what was drawn for them, axes ``(S, B)``; ``None`` for candidates that the caller brought.
-        indices: ``(S, B)`` int64, which candidates they are.
-        loss: ``(B,)`` float32, the loss by which they were chosen; NaN where nothing was scored.
-        outputs: for each slot the scoring model's detached output of the winners, leading axes (selected, B); ``None`` if nothing
-            was scored.
-        teacher_outputs: the same of the teacher; entries of local slots are ``None``.
+        params: their parameters, axes ``(S, B)``; ``None`` for candidates that the caller rendered.
+        indices: ``(S, B)`` int64, the index of each chosen view among the V candidates.
+        loss: ``(B,)`` float32, the loss by which they were chosen; NaN if nothing was scored.
+        outputs: for each slot the scoring model's output for the chosen views, detached, leading axes (selected, B); ``None``
+            if nothing was scored.
+        teacher_outputs: the same of the teacher; ``None`` for local slots.
         nonfinite: 0-dim int64, how many images had a candidate pair whose loss was not finite.
-        extras: the caller's extras of the winners.
-        drawn: what was drawn for all V candidates, axes ``(V, B)``, to which ``indices`` refer; ``None`` for candidates that the
-            caller brought.
+        extras: the caller's extras of the chosen views.
+        drawn: the parameters of all V candidates, axes ``(V, B)``, to which ``indices`` refer; ``None`` for candidates that the
+            caller rendered.
     """
 
     views: list[Tensor]

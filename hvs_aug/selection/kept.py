@@ -29,7 +29,7 @@ class Part:
         # Hooks have ascending numbers: of modules without any, those that are added later can be told by theirs.
         self._next_hook = RemovableHandle.next_id
         self._plain = plain
-        self._hooks = _Entries([entries for module in plain if _has_hooks(module) for entries in _hooks(module)])
+        self._hooks = _Entries(_hooks(plain))
         self._buffers = _Entries([module._buffers for module in plain]) if buffers else None
         self.values = None
         if self._buffers is not None:
@@ -56,7 +56,7 @@ class Part:
                 module.training = training
         self._hooks.put_back()
         if RemovableHandle.next_id != self._next_hook:
-            for entries in (entries for module in self._plain if _has_hooks(module) for entries in _hooks(module)):
+            for entries in _hooks(self._plain):
                 for number in [number for number in entries if number >= self._next_hook]:
                     del entries[number]
         if self._buffers is not None and self.values is not None:
@@ -70,12 +70,14 @@ class Part:
         return [-1 if gradient is None else gradient._version for gradient in self._gradients] != self._versions
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_pre_hooks or module._forward_hooks or module._backward_pre_hooks or module._backward_hooks)
-
-
-def _hooks(module: nn.Module) -> tuple[dict[int, Any], ...]:
-    return module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks
+def _hooks(modules: list[nn.Module]) -> list[dict[int, Any]]:
+    """The dicts of hooks of those modules that have any."""
+    hooked = [
+        module
+        for module in modules
+        if module._forward_pre_hooks or module._forward_hooks or module._backward_pre_hooks or module._backward_hooks
+    ]
+    return list(chain.from_iterable(map(_hooks_of, hooked)))
 
 
 def of_kind(modules: list[nn.Module], is_kind: Callable[[type], bool]) -> list[nn.Module]:
@@ -132,7 +134,7 @@ class Values:
         # a buffer's version.
         self._aliases = [value.data for value in tensors]
         self._dtypes = list(map(_dtype, tensors))
-        self._copies: list[tuple[list[Tensor], list[Tensor]]] = []
+        self._copies: list[_Copies] = []
         groups: dict[tuple[object, ...], list[Tensor]] = {}
         for key, own in zip(map(_kind, self._aliases), self._aliases, strict=True):
             groups.setdefault(key, []).append(own)
@@ -142,7 +144,7 @@ class Values:
             written = [own for own in group if own.is_contiguous() or 0 not in own.stride()]
             written = [own for own in written if self._is_in_inference or not own.is_inference()]
             if written:
-                self._copies.append((written, [torch.empty_like(own) for own in written]))
+                self._copies.append(_Copies(written))
         self.bytes = sum(own.numel() * own.element_size() for own in self._aliases)
 
     def is_of(self, tensors: list[Tensor]) -> bool:
@@ -153,16 +155,16 @@ class Values:
         return is_same and self._lie_where_they_lay()
 
     def keep(self) -> None:
-        for values, copies in self._copies:
-            _copy(copies, values)
+        for copies in self._copies:
+            copies.take()
 
     def put_back(self) -> None:
         if not self._lie_where_they_lay():
             for value, own in zip(self._tensors, self._aliases, strict=True):
                 if value.dtype != own.dtype or not _lies_at(value, own):
                     value.data = own
-        for values, copies in self._copies:
-            _copy(values, copies)
+        for copies in self._copies:
+            copies.put_back()
 
     def _lie_where_they_lay(self) -> bool:
         try:
@@ -171,13 +173,37 @@ class Values:
             return False
 
 
-def _copy(into: list[Tensor], values: list[Tensor]) -> None:
-    """There is no public name for it; a loop over 159 buffers costs 1 ms of launches on a GPU."""
-    torch._foreach_copy_(into, values)
+class _Copies:
+    """Copies of tensors of one device and dtype: one operation takes them all, and one puts them all back.
+
+    There is no public name for ``_foreach_copy_``; a loop over 159 buffers costs 1 ms of launches on a GPU. Tensors whose elements
+    lie in a row are taken by ``torch.cat``, in half of the time.
+    """
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self._tensors = tensors
+        self._rows: list[Tensor] | None = None
+        if all(type(own) is Tensor and own.layout is torch.strided and own.is_contiguous() for own in tensors):
+            self._rows = [own.view(-1) for own in tensors]
+            self._joined = torch.cat(self._rows)
+            pieces = torch.split(self._joined, list(map(len, self._rows)))
+            self._copies = [piece.view(own.shape) for piece, own in zip(pieces, tensors, strict=True)]
+        else:
+            self._copies = [torch.empty_like(own) for own in tensors]
+
+    def take(self) -> None:
+        if self._rows is not None:
+            torch.cat(self._rows, out=self._joined)
+        else:
+            torch._foreach_copy_(self._copies, self._tensors)
+
+    def put_back(self) -> None:
+        torch._foreach_copy_(self._tensors, self._copies)
 
 
 _values_of, _dtype = operator.methodcaller("values"), operator.attrgetter("dtype")
 _kind = operator.attrgetter("device", "dtype")
+_hooks_of = operator.attrgetter("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 def _lies_at(value: Tensor, own: Tensor) -> bool:

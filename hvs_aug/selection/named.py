@@ -39,14 +39,14 @@ SCORINGS: dict[str, Scoring] = {"full": Scoring(), "cheap": CHEAP}
 
 
 def as_policy(policy: str | Policy, call: str = "HardPairSampler(policy)") -> Policy:
-    """Return the policy that is given, or the one of that name: ``"min_iou"``, ``"semi_hard:0.8"``.
+    """Return the given policy, or the policy of a name such as ``"min_iou"`` or ``"semi_hard:0.8"``.
 
     Args:
         call: names the argument in an error: ``"--policy"`` on the command line.
 
     Raises:
         HVSError: for an unknown name, with the closest one that is known; a missing or wrong number; a function of
-            :mod:`hvs_aug.policies` that was not called; or anything else that is no policy.
+            :mod:`hvs_aug.policies` that was not called; or anything else that is not a policy.
 
     Example:
         >>> as_policy("semi_hard:0.8")
@@ -62,10 +62,10 @@ def as_policy(policy: str | Policy, call: str = "HardPairSampler(policy)") -> Po
 
 
 def as_scoring(scoring: str | Scoring, call: str = "HardPairSampler(scoring)") -> Scoring:
-    """Return the scoring that is given, or the one of that name: ``"full"`` or ``"cheap"``.
+    """Return the given scoring, or the one with the name ``"full"`` or ``"cheap"``.
 
     Raises:
-        HVSError: for an unknown name, with the closest one that is known, or anything that is no Scoring.
+        HVSError: for an unknown name (the error names the closest known one), or anything that is not a Scoring.
     """
     if isinstance(scoring, str):
         require_name(scoring, SCORINGS, call)

@@ -1,4 +1,4 @@
-"""Forwards without a trace: the state of every module that runs is kept before it runs, and put back afterwards.
+"""Forward passes without a trace: the state of every module that runs is saved before, and restored afterwards.
 
 What runs is seen where every module is called, in ``nn.Module.__call__``. From the first scoring forward on, a function stands
 there that tells an open :func:`untraced` of the module and calls the original: 0.3 µs a call. It stays: since Python 3.12 a class
@@ -6,7 +6,8 @@ that changes a thousand times loses its attribute caches, and with it every modu
 calls too, but make ``torch.compile`` build its graphs anew and warn, and send every call the slow way.
 
 A module that is called brings its submodules, which run inside it unseen where it is compiled or scripted. A compiled *function*
-hides the modules that it calls; these are read off the function.
+hides the modules that it calls; these are read off the function. ``torch.func.functional_call`` gives a module other tensors before
+it calls it: there, too, a function tells of the module, and of the buffers that it gets.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ from __future__ import annotations
 import random
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.module import register_module_module_registration_hook, register_module_parameter_registration_hook
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, stateless
 
 from .._check import fail
+from .._processes import is_distributed
 from .kept import Part, Values, of_kind
 
 __all__ = ["Memory", "autocast_dtype", "untraced"]
@@ -44,7 +46,7 @@ def untraced(
     restore_buffers: bool = True,
     memory: Memory | None = None,
 ) -> Iterator[None]:
-    """Run forwards inside, and find the modules, the gradients and the random state outside as they were, also after an error.
+    """A context for forward passes: afterwards modules, gradients and random states are as before, also after an error.
 
     Kept, of every module that runs: buffers (BatchNorm statistics, a queue, a centre, a quantisation observer's range) by
     identity, value, shape, dtype and absence; ``training`` flags; which parameters, submodules and hooks there are; gradients.
@@ -77,7 +79,7 @@ def untraced(
         stack.enter_context(_precision(device, dtype))
         stack.enter_context(_own_parametrizations())
         try:
-            with _registering(kept.registered), _seeing(kept.keep):
+            with _registering(kept.registered), _seeing(kept.see):
                 for root in roots:
                     kept.keep(root)
                 yield
@@ -89,7 +91,8 @@ def untraced(
 
 # ---------------------------------------------------------------------- what runs
 
-_See: TypeAlias = Callable[[nn.Module], None]
+_See: TypeAlias = Callable[[nn.Module, Mapping[str, Tensor]], None]
+"""Gets a module before it runs, and the tensors that it runs with in place of its own."""
 
 
 class _Seer(threading.local):
@@ -105,17 +108,28 @@ _original_call: Callable[..., Any] = nn.Module.__call__
 def _called(module: nn.Module, *arguments: Any, **named: Any) -> Any:
     """Stands in for ``nn.Module.__call__``. While torch.compile traces, it is the original: a graph is the same either way."""
     if not torch.compiler.is_compiling() and (see := _seer.see) is not None:
-        see(module)
+        see(module, {})
     return _original_call(module, *arguments, **named)
 
 
+_original_swap: Callable[..., Any] = stateless._reparametrize_module
+
+
+def _swapped(module: nn.Module, tensors: Mapping[str, Tensor], *arguments: Any, **named: Any) -> Any:
+    """Stands in for what ``torch.func.functional_call`` swaps tensors with; there is no public way to hear of it before."""
+    if not torch.compiler.is_compiling() and (see := _seer.see) is not None:
+        see(module, tensors)
+    return _original_swap(module, tensors, *arguments, **named)
+
+
 def _install() -> None:
-    """Put our function in its place, unless it is there, or below one that another library has put on top of it."""
+    """Put our functions in their places, unless they are there, or below one that another library has put on top of it."""
     global _original_call
     if nn.Module.__call__ is _called:
         return
-    heard: list[nn.Module] = []
-    with _telling(heard.append):
+    stateless._reparametrize_module = cast(Any, _swapped)
+    heard: list[object] = []
+    with _telling(lambda module, tensors: heard.append(module)):
         nn.Identity()(None)
     if not heard:
         _original_call = nn.Module.__call__
@@ -175,7 +189,21 @@ class _Kept:
         self._parts: list[Part] = []
         self._registered: list[tuple[nn.Module, dict[str, Any], str, bool, Any]] = []
         self._attributes: dict[nn.Module, dict[str, Any]] = {}
+        self._passed: dict[Tensor, Values] = {}
         self._bypassed = ExitStack()
+
+    def see(self, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        """Keep a module that is about to run, and the tensors that stand in for its buffers."""
+        if module not in self._seen:
+            # While PyTorch compiles a graph it calls modules of its own, with tensors that hold no values.
+            if torch._guards.TracingContext.try_get() is not None:
+                return
+            self.keep(module)
+        if tensors and self._with_buffers:
+            for name, _ in module.named_buffers():
+                if isinstance(value := tensors.get(name), Tensor) and (own := _without_wrappers(value)) not in self._passed:
+                    self._passed[own] = Values([own])
+                    self._passed[own].keep()
 
     def keep(self, root: nn.Module) -> None:
         """Keep a module and those inside it, unless they are kept already."""
@@ -190,7 +218,7 @@ class _Kept:
                 modules.append(module)
                 pending += module._modules.values()
         _require_made(of_kind(modules, lambda kind: issubclass(kind, LazyModuleMixin)))
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_distributed():
             for module in modules:
                 _bypass(module, self._bypassed)
         place = len(self._parts)
@@ -216,11 +244,20 @@ class _Kept:
                 if name in attributes:  # self.head = None, until it is made
                     vars(module)[name] = attributes[name]
         written = [part.restore() for part in self._parts]
+        for values in self._passed.values():
+            values.put_back()
         few = [part.values if part.values is not None and part.values.bytes <= _REMEMBERED else None for part in self._parts]
         self._memory.values = few
         if any(written):
-            hint = "leave its backward pass away where torch.is_grad_enabled() is False."
+            hint = "let it skip its backward pass if torch.is_grad_enabled() is False."
             fail(_CALL, "a model whose forward writes into no gradients", "one that did, which cannot be undone", hint)
+
+
+def _without_wrappers(value: Tensor) -> Tensor:
+    """The tensor that ``torch.func.vmap`` and its like wrap. There is no public name for it."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(value):
+        value = torch._C._functorch.get_unwrapped(value)
+    return value
 
 
 def _require_made(modules: Iterable[nn.Module]) -> None:

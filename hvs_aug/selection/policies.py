@@ -1,6 +1,6 @@
-"""Which selection of views to train on, given the table of losses: the hardest one, or another.
+"""Policies: which views to train on, given the table of losses.
 
-A policy is a function of the table that returns indices; one's own takes five lines:
+A policy is a function of the table that returns indices. An example of your own:
 
     def second_hardest(table, slots, *, params, step, generator):
         losses = search.combination_losses(table, combinations := search.anchor_combinations(slots))
@@ -22,7 +22,7 @@ from .._check import fail, readable, require, require_fraction, require_name
 from ..views.params import ViewParams
 from ..views.recipe import ViewSlot
 from . import search
-from .losses.pair import compared, require_positive, slot_ranges, without_local_pairs
+from .losses.pair import made_once, require_positive, slot_ranges, without_local_pairs
 
 __all__ = [
     "Policy",
@@ -45,8 +45,9 @@ class Policy(Protocol):
     """A function of the table that returns the candidates to keep: (S, B) int64, grouped by slot.
 
     ``table`` is (V, V, B) (see :class:`hvs_aug.selection.losses.PairLoss`), or ``None`` for a policy with the attribute
-    ``needs_table = False``, for which the model is not run. ``params`` is what was drawn for all candidates, or ``None`` where
-    the repo rendered its own. Random numbers come from ``generator``, of the CPU: one seed gives one choice on every device.
+    ``needs_table = False``, for which the model is not run. ``params`` are the parameters of all candidates, or ``None`` if the
+    caller rendered them. Random numbers come from ``generator``, which is on the CPU, so that one seed gives the same choice on
+    every device.
     """
 
     def __call__(
@@ -184,7 +185,7 @@ class _Softmax(_Searching):
             found = combinations.to(best.device, non_blocking=True)[choice].t()
             return torch.where(best.isfinite(), found, search.first(logits, slots))
         anchors = search.anchor_combinations(slots)
-        scores = search.combination_losses(logits, anchors)
+        scores = search.anchor_sums(logits, slots)
         for span, slot in search.local_spans(slots):
             rows = max(1, (64 << 20) // (4 * (len(span) + 2 * slot.select) * max(1, scores.shape[1])))
             parts = [search.anchor_gains(logits, span, block) for block in torch.split(anchors, rows)]
@@ -211,9 +212,7 @@ class _SemiHard(_Policy):
         combinations = search.draw_combinations(call.slots, self.limit, call.generator)
         losses = search.combination_losses(search.finite_or_lowest(table), combinations)
         finite = losses.isfinite().sum(0)
-        # -inf sorts first, so the finite losses are the last ones.
-        places = [len(losses) - count + math.floor(self.quantile * (count - 1)) if count else 0 for count in range(len(losses) + 1)]
-        place = torch.tensor(places, device="cpu").to(table.device, non_blocking=True)[finite]
+        place = _quantile_places(len(losses), self.quantile).to(table.device, non_blocking=True)[finite]
         wanted = losses.sort(dim=0).values.gather(0, place[None])
         choice = (losses == wanted).to(torch.uint8).argmax(0)
         found = combinations.to(table.device, non_blocking=True)[choice].t()
@@ -274,8 +273,8 @@ def hardest(max_loss_quantile: float | None = None, *, search: str = "exact", li
     """Keep the views with the highest loss (:func:`hvs_aug.selection.search.exact`).
 
     Args:
-        max_loss_quantile: a guard against outliers: no pair whose loss lies above this quantile of all pairs of the batch is
-            kept. An image with nothing else left gets the first candidates, which is as good as random.
+        max_loss_quantile: a guard against outliers: a pair is not kept if its loss lies above this quantile of all pairs of the
+            batch. If no pair of an image is left, its first candidates are kept, which are random views.
         search: ``"exact"``, or ``"sampled"`` for the best of ``limit`` random combinations.
 
     Example:
@@ -289,22 +288,22 @@ def hardest(max_loss_quantile: float | None = None, *, search: str = "exact", li
 
 
 def easiest(*, search: str = "exact", limit: int = 128) -> Policy:
-    """Keep the views with the lowest loss; non-finite ones never win here either."""
+    """Keep the views with the lowest loss. Non-finite losses are never chosen."""
     require_name(search, ("exact", "sampled"), "easiest(search)")
     return _Easiest(search, limit)
 
 
 def random(control: bool = True) -> Policy:
-    """Keep views at random, without regard to their loss.
+    """Keep random views.
 
     Args:
-        control: score all the same, so that the cost equals that of a choice by the table; ``False`` does not run the model.
+        control: score nevertheless, so that a step costs as much as with hard views; ``False`` does not run the model.
     """
     return _Random(control)
 
 
 def softmax(temperature: float, *, search: str = "exact", limit: int = 128) -> Policy:
-    """Draw a selection in proportion to exp(loss / temperature), out of all selections; hardest as the temperature goes to 0.
+    """Draw a selection with probability proportional to exp(loss / temperature). A temperature near 0 gives the hardest one.
 
     Exact for several crops, too: an anchor (a choice of global views) is drawn by its weight summed over all its satellites, an
     elementary symmetric polynomial of exp(gain / temperature); then the satellites, one after the other, by what is left of that
@@ -319,9 +318,9 @@ def softmax(temperature: float, *, search: str = "exact", limit: int = 128) -> P
 
 
 def semi_hard(quantile: float, limit: int = 1024) -> Policy:
-    """Keep the selection at a quantile of the image's own selections by loss: 1 is the hardest, 0.5 the median, 0 the easiest.
+    """Sort the selections of an image by loss, and keep the one at a quantile: 1 is the hardest, 0.5 the median, 0 the easiest.
 
-    Of n finite selections in ascending order it is number ``floor(quantile * (n - 1))``, and of equal ones the first. Where there
+    It is number ``floor(quantile * (n - 1))`` of n finite selections in ascending order, and the first of equal ones. If there
     are more than ``limit`` selections, the quantile is that of ``limit`` random distinct ones.
     """
     require_fraction(quantile, "semi_hard(quantile)")
@@ -330,36 +329,36 @@ def semi_hard(quantile: float, limit: int = 1024) -> Policy:
 
 
 def min_iou() -> Policy:
-    """Keep the views whose crops overlap least, without running the model: the paper's baseline.
+    """Keep the views whose crops overlap least, without running the model. This is the paper's baseline.
 
-    The sum of the IoU of all kept pairs is smallest, two local views being no pair, as in the losses.
+    The sum of the IoU over all kept pairs is smallest. Pairs of two local views do not count, as in the losses.
     Source: arXiv 2310.03940, the ablation of IoU-based selection.
     """
     return _MinIoU()
 
 
 def mixture(p: float, policy: Policy | None = None) -> Policy:
-    """For each image by ``policy`` (the hardest by default) with probability ``p``, else at random."""
+    """Choose with ``policy`` (by default the hardest) with probability ``p`` for each image, and otherwise at random."""
     require_fraction(p, "mixture(p)")
     return _Mixture(float(p), hardest() if policy is None else policy)
 
 
 def warmup(steps: int, then: Policy | None = None) -> Policy:
-    """At random, without running the model, for so many steps; then by ``then`` (the hardest by default)."""
+    """Keep random views for ``steps`` steps, without running the model; then choose with ``then`` (by default the hardest)."""
     require(isinstance(steps, int) and steps >= 0, "warmup(steps)", "a number of steps", steps)
     return schedule({0: random(control=False), steps: hardest() if then is None else then})
 
 
 def schedule(phases: Mapping[int, Policy]) -> Policy:
-    """One policy after the other: ``{first step: policy}``, beginning with step 0.
+    """Use one policy after the other: ``{first step: policy}``, beginning with step 0.
 
     Example:
         >>> policy = schedule({0: random(control=False), 1000: mixture(0.5), 5000: hardest()})
         >>> needs_table(policy, step=999), needs_table(policy, step=1000)
         (False, True)
     """
-    right = isinstance(phases, Mapping) and 0 in phases and all(isinstance(step, int) and step >= 0 for step in phases)
-    require(right, "schedule(phases)", "a dict from first steps to policies, with step 0", phases)
+    is_valid = isinstance(phases, Mapping) and 0 in phases and all(isinstance(step, int) and step >= 0 for step in phases)
+    require(is_valid, "schedule(phases)", "a dict from first steps to policies, with step 0", phases)
     return _Schedule(dict(phases))
 
 
@@ -396,8 +395,8 @@ def choose(
     indices = policy(table, slots, params=params, step=step, generator=generator)
     selected, call = sum(slot.select for slot in slots), "HardPairSampler(policy)"
     batch = table.shape[-1] if table is not None else params.boxes.shape[1] if params is not None else None
-    right = isinstance(indices, Tensor) and indices.dtype == torch.int64 and indices.ndim == 2 and len(indices) == selected
-    if not right or (batch is not None and indices.shape[1] != batch):
+    is_valid = isinstance(indices, Tensor) and indices.dtype == torch.int64 and indices.ndim == 2 and len(indices) == selected
+    if not is_valid or (batch is not None and indices.shape[1] != batch):
         fail(call, f"int64 indices ({selected}, {'B' if batch is None else batch}), one row per kept view", indices)
     if not readable(indices):
         return indices
@@ -447,11 +446,32 @@ def _draw_subset(gains: Tensor, select: int, uniform: Tensor) -> Tensor:
     return search.taken_indices(torch.stack(taken), select)
 
 
+@made_once
+def _quantile_places(count: int, quantile: float) -> Tensor:
+    """Where in ``count`` sorted losses the quantile of the finite ones stands, by how many of them are finite.
+
+    -inf sorts first, so the finite losses are the last ones.
+    """
+    places = [count - finite + math.floor(quantile * (finite - 1)) if finite else 0 for finite in range(count + 1)]
+    return torch.tensor(places, device="cpu")
+
+
+@made_once
+def _pairs_kept_together(layout: search.Layout) -> Tensor:
+    """Which pairs of candidates u < v can be kept together and have a loss: (V, V, 1) bool on the CPU."""
+    owner = [number for number, (candidates, _, _) in enumerate(layout) for _ in range(candidates)]
+
+    def are_together(one: int, other: int) -> bool:
+        (_, select, is_global), (_, _, other_is_global) = layout[one], layout[other]
+        return (is_global or other_is_global) and (one != other or select > 1)
+
+    together = [[u < v and are_together(one, other) for v, other in enumerate(owner)] for u, one in enumerate(owner)]
+    return torch.tensor(together, device="cpu")[..., None]
+
+
 def _without_outliers(table: Tensor, slots: Sequence[ViewSlot], quantile: float) -> Tensor:
     """The table with NaN for the pairs above this quantile of all finite losses of pairs that can be kept together."""
-    owner = [number for number, slot in enumerate(slots) for _ in range(slot.candidates)]
-    together = [[u < v and compared(slots, one, other) for v, other in enumerate(owner)] for u, one in enumerate(owner)]
-    pairs = torch.tensor(together, device="cpu").to(table.device, non_blocking=True)[..., None]
+    pairs = _pairs_kept_together(search.layout_of(slots)).to(table.device, non_blocking=True)
     ordered = torch.where(pairs & table.isfinite(), table, torch.inf).flatten().sort().values
     place = ((ordered.isfinite().sum() - 1).clamp_(min=0) * quantile).floor().long()
     highest = ordered.gather(0, place[None])

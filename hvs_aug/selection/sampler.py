@@ -32,6 +32,7 @@ from .scale import blame_scale, patch_side, reduced, scoring_side
 from .scoring import Scoring
 from .search import refuse_local_pairs, selection_loss
 from .slots import checked_candidates, first_candidates, winners
+from .together import meet, must_meet
 from .watch import mark
 
 __all__ = ["HardPairSampler", "HardViews", "Scored"]
@@ -50,25 +51,27 @@ class _Choice:
 
 
 class HardPairSampler:
-    """Score all candidate views of every image with the current model, without gradients, and return the hardest to train on.
+    """Score all candidate views of every image with the current model, without gradients, and return the hardest ones.
 
-    Scoring leaves no trace: buffers, training flags, gradients, hooks, the global random state and the caches of autocast are
-    afterwards as before, of every module that ran, and after an error too; a DistributedDataParallel wrapper is bypassed and
-    SyncBatchNorm takes local statistics, so that processes need not score together. (Where weights are sharded by FSDP2, or
-    negatives gathered, they must: at the same steps, in as many chunks.) Candidates of one resolution go through the model in one
-    call.
+    Scoring leaves no trace: for every module that ran, buffers, training flags, gradients and hooks are afterwards as before,
+    and so are the global random state and the caches of autocast, also after an error. A DistributedDataParallel wrapper is
+    bypassed and SyncBatchNorm takes local statistics, so processes need not score together. (They must score at the same steps,
+    in equally many chunks, if FSDP2 shards the weights or if the loss gathers negatives.) Candidates of one resolution go
+    through the model in one call.
 
     Args:
         model: any callable from ``(n, C, H, W)`` to a tensor, or a tuple or dict of tensors, with first axis n.
         loss: a :class:`PairLoss`, or any callable ``(out_a, out_b) -> (B,)``.
         views: a :class:`CandidateViews`, or its slots. Slots alone are enough for :meth:`select`.
-        teacher: scores the global slots for a loss that compares with a teacher.
-        policy: picks from the table of losses, or its name: ``"hardest"``, ``"semi_hard:0.8"`` (:mod:`hvs_aug.policies`).
-        scoring: how candidates are scored, or its name: ``"full"``, ``"cheap"``.
-        generator: a CPU generator for everything random; by default one of this sampler's own.
+        teacher: a callable like ``model``, which makes the targets from the global views, for a loss that compares with a
+            teacher.
+        policy: chooses from the table of losses; an object, a function, or a name: ``"hardest"``, ``"semi_hard:0.8"``
+            (:mod:`hvs_aug.policies`).
+        scoring: how candidates are scored; a :class:`Scoring`, ``"full"`` or ``"cheap"``.
+        generator: a CPU generator for all random numbers; by default the sampler has its own.
 
     Attributes:
-        step: how many times it has chosen.
+        step: the number of batches for which it has chosen.
         listeners: functions that get ``None`` when a step begins, and its :class:`HardViews` when it ends.
 
     Raises:
@@ -141,8 +144,8 @@ class HardPairSampler:
     def select(self, candidates: Sequence[Tensor], extras: Extras | None = None) -> HardViews:
         """Choose among candidates that the caller rendered.
 
-        Shape: V tensors ``(B, C, h, w)`` in slot order, those of one slot of one size. With ``Scoring(scale=)`` they are reduced
-        for scoring, antialiased.
+        Shape: V tensors ``(B, C, h, w)`` in slot order; the candidates of a slot have one size. With ``Scoring(scale=)`` they
+            are reduced for scoring, antialiased.
         """
         slots = checked_candidates(self.slots, candidates)
 
@@ -156,7 +159,7 @@ class HardPairSampler:
 
     @torch.no_grad()
     def score(self, images: ImageBatch | Tensor, extras: Extras | None = None, *, params: ViewParams | None = None) -> Scored:
-        """Draw candidates and score them all, choosing nothing. ``params`` replays candidates that were drawn before."""
+        """Draw candidates and score them all, without choosing. ``params`` replays candidates that were drawn before."""
         views = self._renderer("HardPairSampler.score(images)")
         batch = ImageBatch.of(images)
         with self._as_before_after_an_error():
@@ -167,11 +170,11 @@ class HardPairSampler:
             return Scored(drawn, outputs, teacher_outputs, table)
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator's state and the number of calls: a run resumed with it goes on the same."""
+        """The generator's state and the number of calls: a resumed run continues with the same choices."""
         return {"generator": self.generator.get_state(), "step": self.step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from :meth:`state_dict`, also that of a sampler with other options."""
+        """Continue from a :meth:`state_dict`, which may come from a sampler with other options."""
         call = "HardPairSampler.load_state_dict(state)"
         require(set(state) == {"generator", "step"}, call, "keys generator and step", f"{sorted(state)}")
         self.generator.set_state(state["generator"])
@@ -198,7 +201,8 @@ class HardPairSampler:
         if known != self._known:
             if self._known is None:
                 if known and not any(root.training for root in known):
-                    warnings.warn("HardPairSampler scores in the mode that the model is in, which is eval mode.", stacklevel=4)
+                    hint = "call model.train() before, if you train in that mode."
+                    warnings.warn(f"HardPairSampler scores with the model in eval mode, as it is now: {hint}", stacklevel=4)
                 require_dtype(device, self.scoring.dtype)
             self._known = known
             self._patch = patch_side(known) if self.scoring.scale != 1 else None
@@ -244,6 +248,8 @@ class HardPairSampler:
         run = partial(forward_slots, chunk=scoring.chunk, channels_last=scoring.channels_last)
         teacher_outputs: list[Output | None] | None = None
         roots = find_modules(self.model, self.teacher, self.loss)
+        if must_meet(self.loss, roots):
+            meet(f"step {self.step}", scoring.wait)
         keeping = untraced(roots, device, dtype=scoring.dtype, restore_buffers=scoring.restore_buffers, memory=self._memory)
         with keeping:
             try:

@@ -1,4 +1,4 @@
-"""Scoring at a fraction of the side: which side a model can take, and how views that exist already are reduced to it."""
+"""Scoring at a fraction of the side: which sides a model can take, and how rendered views are reduced."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def blame_scale(error: Exception, scale: float, pixels: Sequence[Tensor]) -> NoR
     if scale == 1 or isinstance(error, (HVSError, torch.OutOfMemoryError)):
         raise error
     sides = ", ".join(map(str, sorted({value.shape[-1] for value in pixels}, reverse=True)))
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
     got = f"{scale}, at which the views have {sides} pixels a side and the model fails: {reason}"
     hint = "timm: create_model(..., dynamic_img_size=True); else a scale that gives a multiple of the patch size, or 1.0."
     try:

@@ -1,7 +1,7 @@
-"""Which views to keep: the exact optimum of a table of losses, or the best of some combinations drawn at random.
+"""The search for the views to keep: the exact optimum of a table of losses, or the best of some random combinations.
 
-Everything that depends on the slots alone is made on the CPU and crosses without the host waiting; what depends on the table stays
-on its device, in shapes that are known beforehand.
+Whatever depends on the slots alone is made on the CPU and copied to the device without waiting. Whatever depends on the table
+stays on its device, in shapes that are known beforehand.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from .._check import fail, readable, require
+from .._check import fail, require
 from ..views.recipe import ViewSlot
-from .losses.pair import slot_ranges
+from .losses.pair import made_once, slot_ranges
 from .slots import first_candidates
 
 __all__ = ["exact", "first", "sampled", "selection_loss"]
@@ -65,10 +65,10 @@ def exact(table: Tensor, slots: Sequence[ViewSlot], *, local_pairs: bool = False
 
 
 def sampled(table: Tensor, slots: Sequence[ViewSlot], limit: int = 128, generator: torch.Generator | None = None) -> Tensor:
-    """Find for each image the best of ``limit`` random combinations of views: for losses between two local views, too.
+    """Find for each image the best of ``limit`` random combinations of views. It also takes losses of two local views.
 
-    The published way, but for two things: the combinations are distinct (see :func:`draw_combinations`), and where there are no
-    more than ``limit`` of them all are looked at. One draw serves the whole batch. Non-finite entries and ties as in :func:`exact`.
+    It differs from the published way in two things: the combinations are distinct (see :func:`draw_combinations`), and if there
+    are no more than ``limit``, all are tried. One draw serves the whole batch. Non-finite entries and ties as in :func:`exact`.
 
     Shape: table (V, V, B) -> (S, B) int64, as :func:`exact`. Memory: one block of entries, 64 MiB.
 
@@ -124,12 +124,19 @@ def finite_or_lowest(table: Tensor) -> Tensor:
 
 def anchor_combinations(slots: Sequence[ViewSlot]) -> Tensor:
     """Every way to keep the global views: (n, G) int64 on the CPU, in lexicographic order."""
-    layout = tuple((slot.candidates, slot.select, slot.role == "global") for slot in slots)
-    # A tensor made under a stand-in for a device, or while a graph is traced, must not outlive it.
-    return _anchors_once(layout) if readable() else _anchors(layout)
+    return _anchors(layout_of(slots))
 
 
-def _anchors(layout: tuple[tuple[int, int, bool], ...]) -> Tensor:
+Layout: TypeAlias = tuple[tuple[int, int, bool], ...]
+"""Of each slot the candidates, how many are kept, and whether it is global."""
+
+
+def layout_of(slots: Sequence[ViewSlot]) -> Layout:
+    return tuple((slot.candidates, slot.select, slot.role == "global") for slot in slots)
+
+
+@made_once
+def _anchors(layout: Layout) -> Tensor:
     spans, start = [], 0
     for candidates, select, is_global in layout:
         if is_global:
@@ -143,7 +150,9 @@ def _anchors(layout: tuple[tuple[int, int, bool], ...]) -> Tensor:
     return torch.tensor([[index for part in parts for index in part] for parts in kept], device="cpu")
 
 
-_anchors_once = lru_cache(maxsize=16)(_anchors)
+@made_once
+def _anchor_pairs(layout: Layout) -> Tensor:
+    return _pairs(_anchors(layout), sum(candidates for candidates, _, _ in layout))
 
 
 def draw_combinations(slots: Sequence[ViewSlot], limit: int, generator: torch.Generator | None = None) -> Tensor:
@@ -191,7 +200,7 @@ def taken_indices(taken: Tensor, select: int) -> Tensor:
 
 def anchor_losses(table: Tensor, slots: Sequence[ViewSlot], anchors: Tensor) -> Tensor:
     """The loss of each anchor with the best satellites for it: (n, B). Memory: one block of gains, 64 MiB."""
-    losses = combination_losses(table, anchors)
+    losses = anchor_sums(table, slots)
     for span, slot in local_spans(slots):
         height = max(1, _BLOCK_BYTES // (4 * len(span) * max(1, table.shape[-1])))
         best = [anchor_gains(table, span, block).topk(slot.select, dim=1).values.sum(1) for block in torch.split(anchors, height)]
@@ -216,8 +225,21 @@ def own_gains(table: Tensor, span: range, anchor: Tensor) -> Tensor:
 
 def combination_losses(table: Tensor, combinations: Tensor) -> Tensor:
     """The loss of every image on each combination of views: (n, S) int64 on the CPU -> (n, B). Memory: one block, 64 MiB."""
+    return _sums(table, _pairs(combinations, len(table)))
+
+
+def anchor_sums(table: Tensor, slots: Sequence[ViewSlot]) -> Tensor:
+    """The loss of every image on each anchor: (n, B), as of :func:`combination_losses`."""
+    return _sums(table, _anchor_pairs(layout_of(slots)))
+
+
+def _pairs(combinations: Tensor, views: int) -> Tensor:
+    """The pairs of each combination, a view with itself too, as rows of the table of V * V pairs: (n, S) -> (n, S (S + 1) / 2)."""
     upper = torch.triu_indices(combinations.shape[1], combinations.shape[1], device="cpu")
-    pairs = combinations[:, upper[0]] * len(table) + combinations[:, upper[1]]
+    return combinations[:, upper[0]] * views + combinations[:, upper[1]]
+
+
+def _sums(table: Tensor, pairs: Tensor) -> Tensor:
     entries, batch = table.flatten(0, 1), table.shape[-1]
     blocks = []
     for block in torch.split(pairs, max(1, _BLOCK_BYTES // (4 * pairs.shape[1] * max(1, batch)))):

@@ -1,1 +1,1 @@
-"""What a view is drawn from, what was drawn, and how it is rendered."""
+"""Recipes of views, the parameters that are drawn, and rendering."""

@@ -31,8 +31,8 @@ _Render = Callable[..., Tensor]
 class CandidateViews(nn.Module):
     """Draw candidate views of every image, and render them from what was drawn.
 
-    Drawing is apart from rendering: :meth:`make_params` draws on the CPU, :meth:`transform` renders on the images' device, and the
-    same parameters give the same views, bit for bit, at any size. Nothing drawn is kept on the module.
+    Drawing and rendering are separate. :meth:`make_params` draws on the CPU; :meth:`transform` renders on the images' device.
+    The same parameters give the same views, bit for bit, at any size. The module stores nothing that was drawn.
 
     On a CPU the views are rendered by kernels that numba compiles (:mod:`hvs_aug.ops.cpu`), on ``torch.get_num_threads()`` threads;
     on an NVIDIA GPU by kernels that Triton compiles (:mod:`hvs_aug.ops.gpu`); elsewhere, and where these are not installed, by the
@@ -42,8 +42,8 @@ class CandidateViews(nn.Module):
         slots: one :class:`ViewSlot`, or several; DINO has three.
         renderer: ``"auto"`` chooses by the images' device, ``"definition"`` renders by the definitions, ``"cpu"`` by the
             kernels for the CPU, ``"triton"`` by those for the GPU, or fails.
-        chunk: how many images are rendered at a time; all by default. Where a GPU's memory does not suffice, rendering is tried
-            once more with fewer, and a warning says which chunk to set.
+        chunk: how many images are rendered at a time; all by default. If a GPU runs out of memory, rendering is tried once more
+            with fewer, and a warning says which chunk to set.
 
     Raises:
         HVSError: if there is no slot, or a recipe is of an unknown kind, or the renderer is not installed.
@@ -76,7 +76,8 @@ class CandidateViews(nn.Module):
         self._prepares: tuple[Resize | CenterCrop, ...] = next(iter(prepares), ())
         pipelines = {str(index): slot.recipe for index, slot in enumerate(self.slots) if isinstance(slot.recipe, nn.Module)}
         fits = not (self._prepares and pipelines)
-        require(fits, call, "no Resize or CenterCrop before the crop beside a Kornia pipeline", list(self._prepares), hint)
+        expected = "no Resize or CenterCrop before the crop where another slot has a Kornia pipeline"
+        require(fits, call, expected, list(self._prepares), hint)
         self.kornia = nn.ModuleDict({name: _kornia_pipeline(pipeline) for name, pipeline in pipelines.items()})
         call = "CandidateViews(renderer)"
         require_name(renderer, ("auto", "definition", "cpu", "triton"), call)
@@ -117,7 +118,7 @@ class CandidateViews(nn.Module):
             ViewParams of V views on the CPU: one seed gives the same views on every device.
 
         Raises:
-            HVSError: if the generator is none of the CPU, or an image is too small for a ``CenterCrop``.
+            HVSError: if the generator is not on the CPU, or an image is too small for a ``CenterCrop``.
         """
         batch = ImageBatch.of(images)
         generator = self._own.get() if generator is None else generator
@@ -149,7 +150,7 @@ class CandidateViews(nn.Module):
             One tensor for each slot, ``(views, B, C, size, size)`` float32, normalised, on the images' device.
 
         Raises:
-            HVSError: if the params are of other images or slots, or the images' channels do not define an operation.
+            HVSError: if the params belong to other images or slots, or an operation is not defined for the images' channels.
         """
         batch = ImageBatch.of(images)
         call = "CandidateViews.transform"
@@ -192,7 +193,7 @@ class CandidateViews(nn.Module):
             return gpu.render
         if device.type == "cuda" and not self._has_warned:
             self._has_warned = True
-            warnings.warn(f"CandidateViews renders by slow definitions on {device}: {reason}.", stacklevel=4)
+            warnings.warn(f"CandidateViews renders slowly on {device}, without its kernels: {reason}.", stacklevel=4)
         return batched.render
 
     def _render(self, batch: ImageBatch, given: ViewParams, own: ViewParams, index: int, scale: float, render: _Render) -> Tensor:

@@ -60,11 +60,11 @@ def register_converter(kind: type | str, function: Callable[[Any], Converted]) -
 
 
 def convert(transform: Any, candidates: int | Sequence[int] | None = None, example: Any = None) -> list[ViewSlot]:
-    """Read the slots that a transform of several views stands for; views that follow each other with equal recipes share one slot.
+    """Convert a transform that returns several views to slots; consecutive views with equal recipes share one slot.
 
-    The transform is run on a picture to see how many views it returns and which of its parts make them, whatever its class. Then
-    the views of each part are compared with those that it was read as (:mod:`hvs_aug.views.proof`). The global random state
-    is afterwards as before.
+    The transform is run on a picture to see how many views it returns, and which of its parts make them. Its class does not
+    matter. Then the views of each part are compared with those of the operation that it was converted to
+    (:mod:`hvs_aug.views.proof`). The global random state is not changed.
 
     Args:
         transform: any callable that maps an image to several views in lists, tuples or dicts; a list with one transform for each
@@ -72,14 +72,14 @@ def convert(transform: Any, candidates: int | Sequence[int] | None = None, examp
         candidates: as for the presets: the number of candidate views of an image, which several slots share; or, where there are
             local views, how many candidates are drawn for every view that is kept. By default twice the views that are kept:
             SimCLR 4 choose 2; DINO 2 choose 1, 2 choose 1 and 16 choose 8. A sequence gives the number for each slot.
-        example: an image as the dataset gives it, where that is no RGB image.
+        example: an image as the dataset returns it, if that is not an RGB image.
 
-    Views are local where the transform says so (``local_transfo``, ``"local_crops"``), where they are smaller than the largest,
-    and where they cover no more of the image than the first global view does at least.
+    A view is local if the transform says so (``local_transfo``, ``"local_crops"``), if it is smaller than the largest view, or
+    if its largest crop covers no more of the image than the smallest crop of the first global view.
 
     Raises:
-        HVSError: naming the transform, if one cannot be expressed exactly, or differs from what it was read as; if the number of
-            candidates leaves nothing to choose.
+        HVSError: if a transform cannot be expressed exactly, or behaves differently from what it was converted to (the error
+            names the transform); if there are no more candidates than views that are kept.
 
     Example:
         >>> from torchvision import transforms
@@ -198,7 +198,8 @@ def _run(pipeline: Any, image: Any) -> Any:
 def _differs(transform: Any, read_as: object, difference: str) -> None:
     name = type(transform).__name__
     hint = f"hvs_aug.register_converter({name!r}, function) says what it does; or keep it: views='own', sampler.select(candidates)."
-    fail(_CALL, f"a transform that does what it was read as, {read_as}", f"{_name(transform)}, which differs in {difference}", hint)
+    came = f"{_name(transform)}, which differs in {difference}"
+    fail(_CALL, f"a transform that behaves as it was converted, like {read_as}", came, hint)
 
 
 def _kind(example: Any) -> tuple[Any, ...]:

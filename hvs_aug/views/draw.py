@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from .._check import fail, require
+from .._processes import is_distributed, rank
 from ..ops.group import Group
 from ..ops.operation import Operation, masked
 from .params import ViewParams
@@ -24,7 +25,7 @@ _numbers = itertools.count()
 
 
 class OwnGenerator:
-    """A CPU generator that shares its draws with no other: not with another module, rank, worker process or epoch of workers.
+    """A CPU generator whose draws differ from those of every other module, rank, worker process and epoch of workers.
 
     It starts from ``torch.initial_seed()``, this process's rank, and the number of modules that were made before it; in a
     worker of a DataLoader from the seed that the loader gave that worker. Equal seeds and an equal order of construction give
@@ -41,9 +42,8 @@ class OwnGenerator:
         worker = get_worker_info()
         process = (os.getpid(), None if worker is None else worker.seed)
         if self._generator is None or process != self._process:
-            distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-            rank = torch.distributed.get_rank() if distributed else int(os.environ.get("RANK", "0"))
-            self._generator, self._process = seeded(torch.initial_seed(), rank, self._number), process
+            number = rank() if is_distributed() else int(os.environ.get("RANK", "0"))
+            self._generator, self._process = seeded(torch.initial_seed(), number, self._number), process
         return self._generator
 
     def __getstate__(self) -> dict[str, Any]:
@@ -88,8 +88,8 @@ def identities(slots: tuple[ViewSlot, ...]) -> dict[str, Tensor]:
 def draw_slot(slot: ViewSlot, index: int, sizes: Tensor, generator: torch.Generator) -> ViewParams:
     """Draw the candidates of one slot for images of the given sizes.
 
-    Every operation has a stream of uniform numbers of its own, which depends on its name: to change, add or leave out one changes
-    no other's draws.
+    Every operation has its own stream of uniform numbers, which depends on its name. So changing, adding or removing one
+    operation does not change the draws of the others.
 
     Shape: sizes ``(B, 2)`` int64, on the CPU -> ViewParams of ``slot.candidates`` views on the CPU.
     """

@@ -1,4 +1,4 @@
-"""A user's Kornia pipeline as the recipe of a slot: what it draws is recorded, replayed with its own ``params=``, read as boxes."""
+"""A user's Kornia pipeline as the recipe of a slot: its parameters are recorded, replayed, and read as boxes."""
 
 from __future__ import annotations
 
@@ -44,13 +44,14 @@ class KorniaPipeline(nn.Module):
     """Draw and render views with a pipeline of Kornia augmentations.
 
     Kornia draws one set of parameters for a batch of images of one size, some of them shared by the batch (the order of
-    ``ColorJitter``), from torch's global generator. Here each candidate is a call of its own, as in ``pipeline(x), pipeline(x)``,
-    and so is each size of image, since Kornia knows no true sizes: B photographs of B sizes are B calls of one image, CIFAR is one.
-    Every call draws from a seed taken from the caller's generator, and the global random state is put back after it.
+    ``ColorJitter``), from torch's global generator. Here each candidate is one call, as in ``pipeline(x), pipeline(x)``, and so
+    is each size of image, because Kornia takes images of one size: B photographs of B sizes need B calls, and a batch of CIFAR
+    needs one. Every call draws from a seed taken from the caller's generator, and the global random state is put back after it.
 
-    A call is recorded whole and replayed whole, so that shared parameters stay shared and every view comes out bit for bit; the
-    views asked for are then picked from it. Winners therefore cost the calls that hold one: their own for images of different
-    sizes, up to all candidates of the slot for images of one size. HardPairSampler replays none at ``score_scale=1``.
+    A call is recorded and replayed as a whole, so shared parameters stay shared and every view is the same bit for bit. The
+    chosen views are then taken from it. So rendering the winners repeats every call that holds one: only their own for images
+    of different sizes, up to all candidates of the slot for images of one size. HardPairSampler repeats none when it scores at
+    full size.
 
     Args:
         pipeline: an ``AugmentationSequential``, ``ImageSequential``, ``nn.Sequential`` of augmentations, or one augmentation. It is
@@ -59,8 +60,7 @@ class KorniaPipeline(nn.Module):
     Raises:
         HVSError: if it is none of these, or mixes images (``RandomMixUpV2``), or is made for video or volumes.
 
-    Note: parameters are drawn and kept on the CPU. Kornia's own rendering synchronises with a GPU and is not captured by
-    ``CandidateViews(compile=True)``.
+    Note: parameters are drawn and kept on the CPU. Kornia's own rendering waits for a GPU.
     """
 
     def __init__(self, pipeline: nn.Module) -> None:
@@ -123,8 +123,8 @@ class KorniaPipeline(nn.Module):
     def render(self, images: ImageBatch, params: ViewParams, index: int, scale: float = 1.0) -> Tensor:
         """Render the views of one slot that the parameters hold.
 
-        Shape: -> ``(views, B, C, h, w)`` float32 on the images' device. At another ``scale`` than 1 a view is rendered at its full
-        size and reduced, antialiased: blurs and noise are in pixels, so nothing else is exact.
+        Shape: -> ``(views, B, C, h, w)`` float32 on the images' device. If ``scale`` is not 1, a view is rendered at its full
+            size and then reduced, antialiased, because Kornia's blurs and noise are in pixels.
         """
         call = "CandidateViews.transform(params)"
         if CANDIDATE not in params.extras or _prefix(index) + "layout" not in params.extras:

@@ -14,6 +14,7 @@ import numpy as np
 __all__ = ["drawing_parts", "seeded_parts"]
 
 _FEW = 64  # a longer list or dict holds samples, not transforms
+_MOST = 10_000  # objects that are looked into, as a transform may be a method of something large
 _CLOSED = (type, types.ModuleType, types.BuiltinFunctionType, str, bytes, int, float, np.ndarray)
 _GENERATORS = {"random_generator": np.random.Generator, "py_random": random.Random}
 
@@ -23,7 +24,7 @@ def drawing_parts(transform: Any) -> list[Any]:
     found: dict[int, Any] = {}
     seen: set[int] = set()
     pending = [transform]
-    while pending:
+    while pending and len(seen) < _MOST:
         value = pending.pop(0)
         if id(value) in seen or isinstance(value, _CLOSED):
             continue

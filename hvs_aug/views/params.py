@@ -1,4 +1,4 @@
-"""Everything that was drawn for a batch of views, as tensors: what makes replay, IoU and cheap scoring possible."""
+"""ViewParams: everything that was drawn for a batch of views, as tensors, for replay, overlap (IoU) and cheap scoring."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _FORMAT = "hvs_aug.ViewParams/2"
 class ViewParams:
     """What was drawn for V views of each of B images. The same params and images give the same views, bit for bit.
 
-    The views stand in the order of their slots. Where an operation was not drawn, or is not in a view's recipe, its parameters
-    hold what changes nothing (:attr:`hvs_aug.ops.Operation.identity`).
+    The views are in the order of their slots. If an operation is not applied to a view, or is not in its recipe, its parameters
+    are :attr:`hvs_aug.ops.Operation.identity`, which changes nothing.
 
     Attributes:
         boxes: ``(V, B, 4)`` int64 crops as (top, left, height, width) in source pixels, half-open.
@@ -65,8 +65,10 @@ class ViewParams:
         if not isinstance(other, ViewParams):
             return NotImplemented
         ours, theirs = self._tensors(), other._tensors()
-        alike = (self.slots, set(self.uncropped), ours.keys()) == (other.slots, set(other.uncropped), theirs.keys())
-        return alike and all(value.dtype == theirs[name].dtype and torch.equal(value, theirs[name]) for name, value in ours.items())
+        is_alike = (self.slots, set(self.uncropped), ours.keys()) == (other.slots, set(other.uncropped), theirs.keys())
+        return is_alike and all(
+            value.dtype == theirs[name].dtype and torch.equal(value, theirs[name]) for name, value in ours.items()
+        )
 
     def __hash__(self) -> int:
         return hash((self.slots, frozenset(self.uncropped), tuple(self.boxes.shape), frozenset(self._tensors())))
@@ -79,7 +81,7 @@ class ViewParams:
     def iou(self, other: ViewParams | None = None) -> Tensor:
         """Intersection over union of the crops of every two views of an image, in source pixels: ``(V, V, B)`` float32 in [0, 1].
 
-        With ``other``, W views of the same images, that of each view with each of those: ``(V, W, B)``.
+        With ``other``, which holds W views of the same images: the IoU of each view with each of those, ``(V, W, B)``.
 
         Raises:
             HVSError: if a view has no crop (a Kornia pipeline without one).
@@ -126,7 +128,7 @@ class ViewParams:
         return self._by_view(lambda value: value[:, rows], self.slots, self.sizes[rows])
 
     def span(self, slot: int) -> slice:
-        """Where the views of one slot stand, on the axis of views."""
+        """The range of one slot's views on the axis of views."""
         start = self.slots.index(slot) if slot in self.slots else 0
         return slice(start, start + self.slots.count(slot))
 
@@ -141,7 +143,7 @@ class ViewParams:
         """The params of the views of several slots, in one, for the same images.
 
         Raises:
-            HVSError: if parts have drawn other things, or extras of the same name that do not fit.
+            HVSError: if the parts have different operations, or extras of the same name that do not fit.
         """
         call = "ViewParams.concatenate(parts)"
         require(len(parts) > 0, call, "at least one part", "none")
@@ -158,9 +160,9 @@ class ViewParams:
             if len(found) == len(parts) and all(part._has_rows(part.extras[name]) for part in parts):
                 extras[name] = torch.cat(found)
             else:
-                alike = all(value.shape == found[0].shape and torch.equal(value, found[0]) for value in found)
+                is_alike = all(value.shape == found[0].shape and torch.equal(value, found[0]) for value in found)
                 hint = "give every part a row for each of its views, or the same tensor."
-                require(alike, call, f"extras {name!r} of one value, or with rows in every part", found[-1], hint)
+                require(is_alike, call, f"extras {name!r} of one value, or with rows in every part", found[-1], hint)
                 extras[name] = found[0]
         return ViewParams(
             torch.cat([part.boxes for part in parts]),

@@ -152,6 +152,6 @@ def _divergence(share: np.ndarray[Any, Any], pooled: np.ndarray[Any, Any]) -> np
     """Kullback and Leibler's, of two coins."""
     total = np.zeros_like(share)
     for p, q in ((share, pooled), (1 - share, 1 - pooled)):
-        there = p > 0
-        total[there] += p[there] * np.log(p[there] / q[there])
+        is_positive = p > 0
+        total[is_positive] += p[is_positive] * np.log(p[is_positive] / q[is_positive])
     return total

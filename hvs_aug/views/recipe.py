@@ -1,4 +1,4 @@
-"""What a view is drawn from, as plain data: ViewRecipe, and ViewSlot, which draws several candidates of one recipe."""
+"""ViewRecipe, the augmentation of one view as plain data, and ViewSlot, which draws several candidates of one recipe."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class ViewRecipe:
     """One view's augmentation: its size, and the operations that make it, in their order.
 
     A :class:`hvs_aug.ops.RandomResizedCrop` comes first; only ``Resize``, ``CenterCrop`` and flips may stand before it.
-    ``Normalize`` comes last, but for ``RandomErasing``, flips and ``RandomRotation``. Between them any operation may stand, any
-    number of times.
+    ``Normalize`` comes last; only ``RandomErasing``, flips and ``RandomRotation`` may follow it. Between them any operation may
+    stand, any number of times.
 
     Attributes:
         size: of the view in pixels, one number for a square or (height, width).
-        operations: of :mod:`hvs_aug.ops`, or your own; a crop of torchvision's defaults where there are none.
+        operations: of :mod:`hvs_aug.ops`, or your own. An empty list means a crop with torchvision's defaults.
 
     Raises:
-        HVSError: if there is no crop, or an operation stands where it cannot be done.
+        HVSError: if there is no crop, or an operation is in a place where it is not possible.
 
     Example:
         >>> from hvs_aug import ops
@@ -56,7 +56,7 @@ class ViewRecipe:
         operations = [self._sized(operation) for operation in given or (RandomResizedCrop(),)]
         object.__setattr__(self, "operations", tuple(operations))
         crops = [place for place, operation in enumerate(operations) if isinstance(operation, RandomResizedCrop)]
-        hint = "for all of an image: RandomResizedCrop(scale=(1, 1), ratio=(1, 1)) of a square one."
+        hint = "RandomResizedCrop(scale=(1, 1), ratio=(1, 1)) takes all of a square image."
         require(len(crops) == 1, "ViewRecipe(operations)", "one RandomResizedCrop", f"{len(crops)}", hint)
         has_flip = False
         for operation in operations[: crops[0]]:
@@ -65,7 +65,7 @@ class ViewRecipe:
             has_flip = has_flip or isinstance(operation, _FLIPS)
             if has_flip and isinstance(operation, CenterCrop):
                 # The middle of an image with an odd margin is another one after a flip.
-                fail("ViewRecipe(operations)", "CenterCrop before a flip", operation)
+                fail("ViewRecipe(operations)", "every CenterCrop before the first flip", operation)
         is_normalized = False
         for operation in operations[crops[0] + 1 :]:
             if isinstance(operation, _PREPARE):
@@ -103,7 +103,7 @@ class ViewRecipe:
 
     @cached_property
     def named(self) -> tuple[tuple[tuple[str, ...], Operation], ...]:
-        """Every operation but the crop and what prepares for it, with the names of what it draws: one, or one a member of a group.
+        """Every operation except the crop, Resize and CenterCrop, with its name, or the names of a group's members.
 
         A name is the operation's class, and for a second one of that class ``ColorJitter-2``. Flips before the crop are included.
         """
@@ -138,7 +138,7 @@ class ViewRecipe:
             operation.require_channels(channels)
 
     def replace(self, kind: type[Operation], **changes: Any) -> ViewRecipe:
-        """The recipe with other fields of the operations of one class, also of those inside groups.
+        """A copy of the recipe in which the operations of one class have other fields, also those inside groups.
 
         Raises:
             HVSError: if it has no such operation, or the class no such field.
@@ -156,7 +156,7 @@ class ViewRecipe:
         return replace(self, operations=tuple(map(changed, self.operations)))
 
     def without(self, kind: type[Operation]) -> ViewRecipe:
-        """The recipe without the operations of one class; a group that is left empty goes, too.
+        """A copy of the recipe without the operations of one class. A group that would be empty is removed, too.
 
         Raises:
             HVSError: if it has no such operation.

@@ -1,4 +1,4 @@
-"""What a transform of several views returns, and which of its parts made each view: read by running it once on a probe image."""
+"""What a transform of several views returns, and which of its parts made each view. It is run on a probe image to see."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ __all__ = [
     "Parts",
     "Returned",
     "ReturnedView",
+    "Stacked",
     "is_constant",
     "is_view",
     "kept_random_state",
@@ -29,6 +30,7 @@ __all__ = [
     "mapped",
     "probe_like",
     "trace",
+    "unstacked",
 ]
 
 Path: TypeAlias = "tuple[Any, ...]"
@@ -91,6 +93,20 @@ def trace(transform: Callable[[Any], Any], probe: Any, parts: Parts) -> Returned
     return found
 
 
+class Stacked(list[Any]):
+    """The views of a transform that returned them as one tensor ``(V, C, h, w)``."""
+
+
+def unstacked(value: Any) -> Any:
+    """What a transform returned, with a list of views in the place of each floating-point tensor ``(V, C, h, w)``."""
+
+    def taken_apart(_: Path, leaf: Any) -> Any:
+        is_stacked = isinstance(leaf, Tensor) and leaf.ndim == 4 and leaf.is_floating_point()
+        return Stacked(leaf.unbind(0)) if is_stacked else leaf
+
+    return mapped(value, taken_apart)
+
+
 class Parts(Protocol):
     """What is known of the transforms that a transform holds."""
 
@@ -150,7 +166,7 @@ def mapped(value: Any, function: Callable[[Path, Any], Any], path: Path = ()) ->
     if isinstance(value, (list, tuple)):
         parts = [mapped(inner, function, (*path, index)) for index, inner in enumerate(value)]
         if isinstance(value, list):
-            return parts
+            return Stacked(parts) if isinstance(value, Stacked) else parts
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     return function(path, value)
 
@@ -243,9 +259,10 @@ def _recorded(transform: Any, probe: Any, is_part: Callable[[Any], bool]) -> tup
     def run() -> Any:
         sys.setprofile(watch)  # of this thread only
         try:
-            return transform(probe)
+            returned = transform(probe)
         finally:
             sys.setprofile(None)
+        return unstacked(returned)
 
     # In a thread of its own, so that a profiler of the caller's is left alone.
     with ThreadPoolExecutor(1) as pool:
@@ -288,7 +305,7 @@ def _read(transform: Any, probe: Any, returned: Any, calls: list[_Call], draws: 
     views: list[ReturnedView] = []
     histories: list[tuple[int, ...] | None] = []
     for key, places in paths.items():
-        history = made.get(key) or None
+        history = made.get(key) or _equal(tensors[key], calls, made) or None
         drawn = {number for number in history or () if draws(calls[number][0])}
         shares = [index for index, other in enumerate(histories) if other and drawn & set(other)]
         parts = None if history is None else tuple(calls[number][0] for number in history)
@@ -298,6 +315,14 @@ def _read(transform: Any, probe: Any, returned: Any, calls: list[_Call], draws: 
     numbers = {key: index for index, key in enumerate(paths)}
     structure = mapped(returned, lambda _, leaf: numbers.get(id(leaf)) if is_view(leaf) else leaf)
     return Returned(tuple(views), structure, has_others)
+
+
+def _equal(view: Tensor, calls: list[_Call], made: dict[int, tuple[int, ...]]) -> tuple[int, ...] | None:
+    """Which calls made a view that was put into one tensor with others, and has another identity there."""
+    if view._base is None:
+        return None
+    same = (value for _, _, value in calls if isinstance(value, Tensor) and value.shape == view.shape and torch.equal(value, view))
+    return next((made[id(value)] for value in same if id(value) in made), None)
 
 
 def _names(transform: Any, parts: tuple[Any, ...] | None) -> list[str]:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
 from hvs_aug import CandidateViews, HVSError, ViewSlot
 from hvs_aug.analysis import Report, inspect
-from hvs_aug.analysis.plots import labels
+from hvs_aug.analysis.sheet import labels
+from hvs_aug.analysis.style import DARK, LIGHT
 from hvs_aug.selection.losses import NTXentLoss
 from hvs_aug.selection.sampler import HardPairSampler
 from hvs_aug.selection.search import exact
@@ -35,7 +37,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.fetched += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "data")]
-        if tag not in ("img", "meta"):
+        if tag not in ("img", "meta", "source"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -64,12 +66,13 @@ def sampler() -> HardPairSampler:
 def test_page_escapes_text_and_fetches_nothing(tmp_path: Path) -> None:
     evil = '<script src="https://example.com/x.js"></script>'
     report = Report(evil, evil).heading(evil).text(evil).table([{evil: evil, "kNN": 71.234567}]).figure(Figure(), evil)
+    report.facts({evil: evil}).figures({evil: Figure()}).photographs(Figure(), evil, evil)
     out = report.write(tmp_path / "deep" / "report.html")
     text = out.read_text(encoding="utf-8")
     page = Page(text)
     assert not page.open and "<script" not in text and "@import" not in text and "url(" not in text
-    assert len(page.fetched) == 1 and page.fetched[0].startswith("data:image/png;base64,")
-    assert page.cells == [evil, "kNN", evil, "71.2"]
+    assert [address.partition(";")[0] for address in page.fetched] == ["data:image/png", "data:image/png", "data:image/webp"]
+    assert page.cells == [evil, "kNN", evil, "71.2", evil, evil]
     with Image.open(io.BytesIO(base64.b64decode(page.fetched[0].partition(",")[2]))) as image:
         assert image.format == "PNG"
 
@@ -85,7 +88,16 @@ def test_table_of_rows_with_other_columns() -> None:
 def test_numbers_of_a_column_have_the_same_decimals() -> None:
     rows = [{"kNN": 70.8, "IoU": 0.37, "count": 12, "nan": float("nan")}, {"kNN": 5.0, "IoU": 0.0, "count": 3, "nan": 1234.5}]
     cells = Page(Report("t").table(rows).html()).cells[4:]
-    assert cells == ["70.8", "0.370", "12", "nan", "5.0", "0.000", "3", "1234"]
+    assert cells == ["70.8", "0.370", "12", "nan", "5.0", "0.000", "3", "1,234"]
+
+
+def test_a_figure_is_drawn_for_light_and_for_dark_screens() -> None:
+    text = Report("t").figure(lambda theme: Figure(facecolor=theme.paper)).html()
+    dark, light = re.findall(r'srcset="([^"]+)".*src="([^"]+)"', text)[0]
+    for source, theme in ((dark, DARK), (light, LIGHT)):
+        with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as image:
+            assert image.convert("RGB").getpixel((5, 5)) == tuple(round(255 * part) for part in to_rgb(theme.paper))
+    assert 'media="(prefers-color-scheme: dark)"' in text and "color-scheme: light dark" in text
 
 
 def test_paragraphs() -> None:
@@ -97,8 +109,9 @@ def test_inspect_without_a_model_shows_candidates(photographs: Path, tmp_path: P
     picture, page = inspect(photographs, tmp_path / "out", preset="simclr", size=24, candidates=3, count=2)
     assert (picture, page) == (tmp_path / "out" / "contact_sheet.png", tmp_path / "out" / "contact_sheet.html")
     assert torch.equal(torch.random.get_rng_state(), state)
-    embedded = Page(page.read_text()).fetched[0]
-    assert base64.b64decode(embedded.partition(",")[2]) == picture.read_bytes()
+    dark, light = (base64.b64decode(address.partition(",")[2]) for address in Page(page.read_text()).fetched)
+    with Image.open(picture) as drawn, Image.open(io.BytesIO(light)) as shown:
+        assert drawn.mode == "RGB" and shown.width == min(drawn.width, 1400) and shown.format == "WEBP" and dark != light
     assert "image-0.png, image-4.png" in page.read_text() and "view: 2 of 3 candidates, 24 px" in page.read_text()
     again, _ = inspect(photographs, tmp_path / "again", preset="simclr", size=24, candidates=3, count=2)
     other, _ = inspect(photographs, tmp_path / "other", preset="simclr", size=24, candidates=3, count=2, seed=1)
@@ -118,7 +131,8 @@ def test_inspect_with_a_model_shows_the_pair_that_it_finds_hardest(photographs: 
     _, page = inspect(photographs, tmp_path, sampler=judge, count=10)
     cells = Page(page.read_text()).cells
     assert cells[:6] == ["image", "chosen", "loss, chosen", "loss, random", "IoU, chosen", "IoU, random"]
-    rows = [cells[start : start + 6] for start in range(6, len(cells), 6)]
+    rows = [cells[start : start + 6] for start in range(6, 36, 6)]
+    assert {"torch", "processor", "device"} < set(cells[36:])
     assert [row[0] for row in rows] == [f"image-{index}.png" for index in range(5)]
     (scored,) = tables
     chosen = exact(scored.table, judge.slots)
@@ -132,7 +146,7 @@ def test_inspect_with_a_model_shows_the_pair_that_it_finds_hardest(photographs: 
 
 def test_inspect_takes_single_files(photographs: Path, tmp_path: Path) -> None:
     _, page = inspect([photographs / "image-3.png"], tmp_path, size=24, candidates=2)
-    assert re.findall(r"image-\d", page.read_text()) == ["image-3"]
+    assert set(re.findall(r"image-\d", page.read_text())) == {"image-3"}
 
 
 def test_inspect_refuses_and_writes_nothing(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,10 @@ def f(a: int = 3, *, b=True) -> "x":
     if a < 2 and not b:
         fail("f(a)", f"{a + 1}")
     return g(a - 1, strict=True, largest=b)
+
+@gpu_kernel(mean_of=f)
+def h(pixel):
+    return pixel + 5
 '''
 
 

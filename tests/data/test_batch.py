@@ -23,7 +23,7 @@ def test_moving_keeps_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
     assert moved.device.type == "meta" and moved.sizes.device.type == "cpu"
     assert (moved.downscaled, moved.skipped) == (1, ("a.jpg: cut short",))
     pinned: list[torch.Tensor] = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *device: pinned.append(tensor) or tensor)
     images, labels = pin_memory((batch(), torch.ones(2)))  # what a DataLoader does with each batch
     assert isinstance(images, ImageBatch) and images.skipped == ("a.jpg: cut short",) and len(labels) == 2
     assert [tensor.shape for tensor in pinned] == [(2, 3, 8, 9), (2,)]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from hvs_aug._check import HVSError
@@ -258,3 +259,17 @@ def test_a_folder_reached_through_a_link_or_with_a_slash(tmp_path: Path) -> None
         assert RawImages(path).classes == ["a", "photos"]
     (folder / "b").symlink_to(folder / "a")
     assert RawImages(folder).classes == ["a", "b", "photos"]
+
+
+def test_without_collate_images_a_loader_stacks_what_it_can_and_names_it_otherwise(tmp_path: Path) -> None:
+    for number, side in enumerate((8, 8, 9)):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{number}.png")
+    images = RawImages(tmp_path)
+    loader = DataLoader(images, batch_size=2)
+    stacked, labels = next(iter(loader))
+    assert type(stacked) is torch.Tensor and stacked.shape == (2, 3, 8, 8) and labels.tolist() == [0, 0]
+    with pytest.raises(HVSError, match=r"shapes \(3, 8, 8\) and \(3, 9, 9\).\n  hint: .*collate_fn=hvs_aug.collate_images"):
+        next(iter(DataLoader(images, batch_size=3)))
+    (tmp_path / "0.png").write_bytes(b"no image")
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(HVSError, match="one that does not decode"):
+        next(iter(DataLoader(RawImages(tmp_path, on_error="skip"), batch_size=2)))

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-_SECONDS = 60  # after which a process counts as hung
+_SECONDS = 240  # after which a process counts as hung; one that is started on a busy machine imports for a minute
 
 
 class Processes:

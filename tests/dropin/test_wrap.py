@@ -358,7 +358,6 @@ def test_bad_input(folder: Path, model: Model) -> None:
     refused(DataLoader([1, 2, 3]), "a dataset with a transform, got list without one")  # pyright: ignore
     refused(DataLoader(ImageFolder(folder, PIPELINE)), "several views of an image, got ImageFolder with Compose")
     refused([1, 2], "a torch DataLoader, got list")
-    refused(DataLoader(ImageFolder(folder, PAIR), batch_size=None), "a DataLoader that makes batches")
     turned = transforms.Compose([transforms.RandomResizedCrop(16), transforms.RandomPerspective(), transforms.ToTensor()])
     loader = DataLoader(ImageFolder(folder, MultiViewTransform(turned, turned)))
     refused(loader, "got RandomPerspective", views="converted")

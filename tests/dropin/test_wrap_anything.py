@@ -169,7 +169,7 @@ def test_a_transform_that_the_dataset_hides() -> None:
         def __getitem__(self, index: int) -> Any:
             return HIDDEN(self.images[index])
 
-    with pytest.raises(HVSError, match="several views of an image, got Hidden.*\n  hint: wrap.*transform=. names it"):
+    with pytest.raises(HVSError, match="several views of an image, got Hidden.*\n  hint: if the dataset has one, pass it as wrap"):
         wrapped(Hidden(VIEW))
 
 
@@ -276,7 +276,7 @@ def test_views_of_different_draws_that_do_not_go_together_are_refused() -> None:
         image = jitter(image)
         return [UNKNOWN(image), UNKNOWN(image)]
 
-    with pytest.raises(HVSError, match="draws at least two of its views apart, got function"):
+    with pytest.raises(HVSError, match="draws at least two of its views independently, got function"):
         wrapped(Photographs(jittered_once), views="own")
 
     def with_offsets(image: Image.Image) -> dict[str, Any]:
@@ -452,3 +452,57 @@ def test_the_device_follows_the_model() -> None:
     assert hard.device == torch.device("cpu")
     model.to("meta")
     assert hard.device == torch.device("meta")
+
+
+# ---- one tensor of views, and loaders that make no batches ----
+
+
+class Stacking(TwoCrops):
+    """Returns both views as one tensor (2, C, h, w)."""
+
+    def __call__(self, image: Any) -> Any:
+        return torch.stack(super().__call__(image))
+
+
+@pytest.mark.parametrize("view, views", [(VIEW, "converted"), (UNKNOWN, "own")])
+def test_a_transform_that_stacks_its_views(view: Any, views: Any) -> None:
+    dataset = Photographs(Stacking(view))
+    hard = wrapped(dataset, views=views)
+    batch, own = next(iter(hard)), next(iter(DataLoader(dataset, batch_size=3)))
+    assert batch[0].shape == own[0].shape == (3, 2, 3, 16, 16) and batch[1].tolist() == [0, 1, 2]
+    assert torch.equal(batch[0], torch.stack(hard.last.views, 1))
+    seen: list[Any] = []
+    loader = DataLoader(dataset, batch_size=3, collate_fn=lambda samples: seen.append(samples) or len(samples))
+    hard = wrapped(dataset, loader, views=views)
+    assert next(iter(hard)) == 3 and [sample[0].shape for sample in seen[0]] == [(2, 3, 16, 16)] * 3
+
+
+def squared(one: Tensor, other: Tensor) -> Tensor:
+    return (one - other).square().mean(-1)
+
+
+def test_a_loader_without_batches() -> None:
+    dataset = Photographs(TwoCrops(VIEW))
+    loader = DataLoader(dataset, batch_size=None)
+    hard = wrap(loader, model=Model(), loss=squared)
+    items, own = list(hard), next(iter(loader))
+    assert len(items) == 6 and [number for _, number in items] == list(range(6))
+    assert [view.shape for view in items[0][0]] == [view.shape for view in own[0]] == [(3, 16, 16)] * 2
+    assert torch.equal(items[-1][0][1], hard.last.views[1][0])
+
+
+class InLists(Photographs):
+    """Is asked for whole batches."""
+
+    def __getitem__(self, indices: Any) -> Any:
+        return [super(InLists, self).__getitem__(index) for index in indices]
+
+
+def test_a_dataset_that_makes_the_batches() -> None:
+    dataset = InLists(TwoCrops(VIEW))
+    batches = torch.utils.data.BatchSampler(torch.utils.data.SequentialSampler(range(6)), 3, False)
+    loader = DataLoader(dataset, batch_size=None, sampler=batches, collate_fn=torch.utils.data.default_collate)
+    hard = wrapped(dataset, loader)
+    (views, numbers), (own, _) = next(iter(hard)), next(iter(loader))
+    assert [view.shape for view in views] == [view.shape for view in own] == [(3, 3, 16, 16)] * 2
+    assert numbers.tolist() == [0, 1, 2] and hard.last.indices.shape == (2, 3)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from hvs_aug.dropin.wrap import wrap
-from hvs_aug.selection.losses import NTXentLoss
+from hvs_aug.selection.losses import DINOLoss, NTXentLoss
 from tests.dropin.photographs import save_photographs
 
 CHECKOUTS = os.environ.get("HVS_CHECKOUTS")
@@ -128,3 +128,21 @@ def shapes(batch: Any) -> Any:
     if isinstance(batch, Tensor):
         return tuple(batch.shape)
     return {key: shapes(value) for key, value in batch.items()} if isinstance(batch, dict) else [shapes(value) for value in batch]
+
+
+@pytest.mark.parametrize("repo", ["dinov2", "dinov3"])
+@pytest.mark.parametrize("iterations", [0, 3])
+@pytest.mark.filterwarnings("ignore")
+def test_a_pairs_loss_is_the_repos(repo: str, iterations: int) -> None:
+    """Of class tokens, with a centre or with Sinkhorn-Knopp over both global views."""
+    theirs = package(repo, f"{repo}/loss")("dino_clstoken_loss").DINOLoss(32)
+    theirs.center.copy_(torch.randn(1, 32) * 0.1)
+    student, teacher = torch.randn(2, 2, 5, 32)
+    target = theirs.sinkhorn_knopp_teacher if iterations else theirs.softmax_center_teacher
+    targets = target(teacher.flatten(0, 1), teacher_temp=0.3).view(2, 5, 32)
+    if repo == "dinov2":
+        expected = theirs([student.flatten(0, 1)], [targets.flip(0).flatten(0, 1)])
+    else:
+        expected = theirs(student, targets, ignore_diagonal=True)
+    ours = DINOLoss(0.3, 0.1, None if iterations else theirs.center, sinkhorn=iterations)
+    torch.testing.assert_close(ours.table(student, teacher)[0, 1].mean(), expected)

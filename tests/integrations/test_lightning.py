@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from hvs_aug._check import HVSError
 from hvs_aug.data.batch import ImageBatch
 from hvs_aug.data.collate import collate_images
-from hvs_aug.integrations.lightning import hard_view_selection
+from hvs_aug.dropin.loader import HardViewLoader
 from hvs_aug.selection.losses import NTXentLoss
 from hvs_aug.selection.sampler import HardPairSampler
 
@@ -24,7 +28,9 @@ from ..selection.models import pairs
 from .example import SMALL, main_of
 
 pytest.importorskip("lightning.pytorch")
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+
+from hvs_aug.integrations.lightning import HardViewSelection
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning"),
@@ -104,7 +110,7 @@ def trainer(folder: Path, callback: Any, **options: Any) -> Trainer:
 
 
 def test_two_epochs(tmp_path: Path) -> None:
-    module, hard = Validated(), hard_view_selection(make_sampler)
+    module, hard = Validated(), HardViewSelection(make_sampler)
     fitted = trainer(tmp_path, hard)
     fitted.fit(module, loader(), loader())
     assert len(module.seen) == 6 and hard.hard_pairs.step == 6
@@ -119,12 +125,12 @@ def test_two_epochs(tmp_path: Path) -> None:
 
 def test_resumed_from_a_checkpoint(tmp_path: Path) -> None:
     whole = SimCLR()
-    trainer(tmp_path, hard_view_selection(make_sampler)).fit(whole, loader())
-    first, hard = SimCLR(), hard_view_selection(make_sampler)
+    trainer(tmp_path, HardViewSelection(make_sampler)).fit(whole, loader())
+    first, hard = SimCLR(), HardViewSelection(make_sampler)
     fitted = trainer(tmp_path, hard, max_epochs=1)
     fitted.fit(first, loader())
     fitted.save_checkpoint(tmp_path / "first.ckpt")
-    second, resumed = SimCLR(), hard_view_selection(make_sampler)
+    second, resumed = SimCLR(), HardViewSelection(make_sampler)
     trainer(tmp_path, resumed).fit(second, loader(), ckpt_path=tmp_path / "first.ckpt", weights_only=True)
     assert len(first.seen) == len(second.seen) == 3
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(first.seen + second.seen, whole.seen, strict=True))
@@ -135,7 +141,7 @@ def test_resumed_from_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_scoring_is_in_the_trainers_precision(tmp_path: Path) -> None:
-    module, hard = SimCLR(), hard_view_selection(make_sampler)
+    module, hard = SimCLR(), HardViewSelection(make_sampler)
     trainer(tmp_path, hard, max_steps=2, precision="bf16-mixed").fit(module, loader())
     assert hard.last.outputs[0].dtype == torch.bfloat16 and hard.last.views[0].dtype == torch.float32
     assert torch.equal(torch.cat(hard.last.views), module.seen[-1])
@@ -145,7 +151,7 @@ def test_a_module_in_half_precision(tmp_path: Path) -> None:
     def casting(module: Any) -> HardPairSampler:
         return make_sampler(lambda pixels: module(pixels.to(module.dtype)))
 
-    module, hard = SimCLR(), hard_view_selection(casting)
+    module, hard = SimCLR(), HardViewSelection(casting)
     trainer(tmp_path, hard, max_steps=1, precision="bf16-true").fit(module, loader())
     assert hard.last.outputs[0].dtype == module.seen[0].dtype == torch.bfloat16 and module.labels.dtype == torch.int64
     expected = make_sampler(SimCLR().to(torch.bfloat16))
@@ -162,20 +168,64 @@ def test_hooks_of_the_users_own_run_first(tmp_path: Path) -> None:
 
     for module, data in ((FromDict(), DataWithHook()), (SimCLRWithHook(), Data()), (SimCLR(), Data()), (SimCLRWithHook(), None)):
         own = isinstance(module, SimCLRWithHook)
-        fitted = trainer(tmp_path, hard_view_selection(make_sampler), max_steps=2)
+        fitted = trainer(tmp_path, HardViewSelection(make_sampler), max_steps=2)
         fitted.fit(module, *([loader()] if data is None else []), datamodule=data)
         assert len(module.seen) == 2 and module.labels.tolist() == [(100 if own else 0) + 4 + index for index in range(4)]
         assert "on_after_batch_transfer" not in {**vars(module), **(vars(data) if data else {})}
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(HVSError, match="hard_view_selection.make_sampler.: expected a HardPairSampler from it"):
-        trainer(tmp_path, hard_view_selection(lambda module: module)).fit(SimCLR(), loader())
+    with pytest.raises(HVSError, match="HardViewSelection.make_sampler.: expected a HardPairSampler from it"):
+        trainer(tmp_path, HardViewSelection(lambda module: module)).fit(SimCLR(), loader())
     module = SimCLR()
     views = [([torch.rand(2, 3, 16, 16)] * 2, torch.arange(2))]
     with pytest.raises(HVSError, match="collate_fn=hvs_aug.collate_images"):
-        trainer(tmp_path, hard_view_selection(make_sampler)).fit(module, views)
+        trainer(tmp_path, HardViewSelection(make_sampler)).fit(module, views)
     assert "on_after_batch_transfer" not in vars(module)
+
+
+def test_a_batch_of_another_format(tmp_path: Path) -> None:
+    class OneTensor(SimCLR):
+        def training_step(self, batch: Any, index: int) -> Tensor:
+            return super().training_step((batch["views"].unbind(1), batch["label"]), index)
+
+    def stacked(hard: Any, batch: Any) -> dict[str, Tensor]:
+        return {"views": torch.stack(hard.views, 1), "label": batch[1]}
+
+    module = OneTensor()
+    trainer(tmp_path, HardViewSelection(make_sampler, batch_format=stacked), max_steps=2).fit(module, loader())
+    assert len(module.seen) == 2 and module.labels.tolist() == [4, 5, 6, 7]
+
+
+def test_pytorch_lightning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module as it is where only that package is imported."""
+    other = pytest.importorskip("pytorch_lightning")
+    monkeypatch.delitem(sys.modules, "lightning.pytorch")
+    spec = importlib.util.spec_from_file_location("hvs_aug.integrations.lightning_again", inspect.getfile(HardViewSelection))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert issubclass(module.HardViewSelection, other.Callback) and issubclass(HardViewSelection, Callback)
+
+    class Module(other.LightningModule):
+        forward, training_step, configure_optimizers = SimCLR.forward, SimCLR.training_step, SimCLR.configure_optimizers
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network, self.head, self.seen = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()), nn.Linear(12, 8), []
+
+    hard = module.HardViewSelection(make_sampler)
+    off = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
+    fitted = other.Trainer(accelerator="cpu", devices=1, max_steps=2, default_root_dir=tmp_path, callbacks=[hard], **off)
+    fitted.fit(trained := Module(), loader())
+    assert len(trained.seen) == hard.hard_pairs.step == 2
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    processes = Processes(tmp_path_factory.mktemp("lightning") / "store")
+    yield processes
+    processes.end()
 
 
 def fit_one_of_two(rank: int, folder: Path, port: str) -> tuple[list[Tensor], list[Tensor], list[Tensor], int]:
@@ -185,7 +235,7 @@ def fit_one_of_two(rank: int, folder: Path, port: str) -> tuple[list[Tensor], li
     )
     seen = []
     for epochs, resume in ((2, None), (1, None), (2, folder / "first.ckpt")):
-        module, hard = SimCLR(), hard_view_selection(make_sampler)
+        module, hard = SimCLR(), HardViewSelection(make_sampler)
         fitted = trainer(folder, hard, max_epochs=epochs, devices=2, strategy="ddp")
         fitted.fit(module, loader(), ckpt_path=resume)
         if epochs == 1:
@@ -194,12 +244,46 @@ def fit_one_of_two(rank: int, folder: Path, port: str) -> tuple[list[Tensor], li
     return seen[0], seen[1] + seen[2], list(module.parameters()), fitted.world_size
 
 
-def test_two_devices(tmp_path: Path) -> None:
-    pool = Processes(tmp_path / "store")
-    try:
-        (first, resumed, weights, world), (second, too, same, _) = pool(fit_one_of_two, tmp_path, "29533")
-    finally:
-        pool.end()
+class Numbered(Dataset[Any]):
+    """40 images, each with its number."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> Any:
+        return torch.full((3, 20, 20), index, dtype=torch.uint8), index
+
+
+class Counted(SimCLR):
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: list[int] = []
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        self.numbers += batch[1].tolist()
+        return super().training_step(batch, index)
+
+
+def numbers_of_one_of_two(rank: int, folder: Path, port: str) -> tuple[list[int], str]:
+    """By the callback, whose loader Lightning gives a DistributedSampler; and what a HardViewLoader says, which it leaves."""
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port, TORCHELASTIC_RUN_ID="test"
+    )
+    module, raw = Counted(), DataLoader(Numbered(), batch_size=4, shuffle=True, collate_fn=collate_images)
+    trainer(folder, HardViewSelection(make_sampler), max_epochs=1, devices=2, strategy="ddp").fit(module, raw)
+    with pytest.raises(HVSError) as said:
+        next(iter(HardViewLoader(raw, make_sampler(SimCLR()))))
+    return module.numbers, str(said.value)
+
+
+def test_each_of_two_devices_has_its_half(pool: Processes, tmp_path: Path) -> None:
+    (first, said), (second, also) = pool(numbers_of_one_of_two, tmp_path, "29533")
+    assert len(first) == len(second) == 20 and sorted(first + second) == list(range(40))
+    assert "a share of the data in each of 2 processes" in said and said == also
+
+
+def test_two_devices(pool: Processes, tmp_path: Path) -> None:
+    (first, resumed, weights, world), (second, too, same, _) = pool(fit_one_of_two, tmp_path, "29533")
     assert world == 2 and len(first) == 4
     for whole, again in ((first, resumed), (second, too)):
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(whole, again, strict=True))

@@ -74,8 +74,8 @@ WRONG: list[tuple[type[ops.Operation], dict[str, Any], str, str, str]] = [
     (ops.Resize, {"size": 0}, "size", "an integer of at least 1", "0"),
     (ops.Resize, {"size": (1, 2, 3)}, "size", "a number of pixels, or (height, width)", "(1, 2, 3)"),
     (ops.Resize, {"size": 8, "interpolation": "nearest"}, "interpolation", "one of bicubic, bilinear", "'nearest'"),
-    (ops.Resize, {"size": 8, "max_size": 8}, "max_size", "more than a size that is one number", "8"),
-    (ops.Resize, {"size": (8, 8), "max_size": 9}, "max_size", "more than a size that is one number", "9"),
+    (ops.Resize, {"size": 8, "max_size": 8}, "max_size", "a number larger than size, which must be one number", "8"),
+    (ops.Resize, {"size": (8, 8), "max_size": 9}, "max_size", "a number larger than size, which must be one number", "9"),
     (ops.CenterCrop, {"size": 0}, "size", "an integer of at least 1", "0"),
     (ops.CenterCrop, {"size": (1, 2, 3)}, "size", "a number of pixels, or (height, width)", "(1, 2, 3)"),
     *[(kind, {"transforms": []}, "transforms", "a list of at least one operation", "[]")

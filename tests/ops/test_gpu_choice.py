@@ -38,7 +38,7 @@ def test_one_warning_where_the_kernels_cannot_run(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(gpu, "triton", None)
     monkeypatch.setattr(gpu, "WHY_MISSING", "Triton is not installed")
     views = CandidateViews.preset("simclr", 16)
-    with pytest.warns(UserWarning, match="slow definitions on cuda: Triton is not installed"):
+    with pytest.warns(UserWarning, match="renders slowly on cuda, without its kernels: Triton is not installed"):
         assert views._renderer_of(batch_on("cuda")) is batched.render
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -273,3 +273,42 @@ def test_what_a_class_says_is_checked_where_it_is_written() -> None:
 
         class Numbers(ops.Operation):
             identity = {"power": 1.0}
+
+
+@dataclass(frozen=True)
+class Root(ops.Operation):
+    """A square root, which is NaN below 0."""
+
+    def apply(self, images: Tensor, drawn: Draws, scale: float = 1.0) -> Tensor:
+        return images.sqrt()
+
+
+@pytest.mark.parametrize("renderer", ["definition", "cpu"])
+def test_an_operation_without_a_kernel_sees_values_from_0_to_1(renderer: Any) -> None:
+    # A blur of white is 1 but for a rounding error, and inverted a little below 0.
+    recipe = ViewRecipe((15, 58), [ops.RandomResizedCrop(), ops.GaussianBlur(13, (2.6, 2.7)), ops.RandomInvert(1.0), Root()])
+    views = CandidateViews(ViewSlot(recipe, 4, 1), renderer=renderer)
+    white = torch.ones(3, 3, 40, 30)
+    params = views.make_params(white, torch.Generator().manual_seed(0))
+    without = CandidateViews(ViewSlot(recipe.without(Root), 4, 1), renderer="definition")
+    assert (without.transform(white, params)[0] < 0).any()
+    assert views.transform(white, params)[0].isfinite().all()
+
+
+@dataclass(frozen=True)
+class Negated(ops.Operation):
+    """What is above 0 becomes negative."""
+
+    needs_unit_range = False
+
+    def apply(self, images: Tensor, drawn: Draws, scale: float = 1.0) -> Tensor:
+        return -images
+
+
+@pytest.mark.parametrize("renderer", ["definition", "cpu"])
+def test_an_operation_after_normalize_sees_what_that_makes(renderer: Any) -> None:
+    recipe = ViewRecipe(8, [ops.RandomResizedCrop(), ops.Normalize(MEAN, STD), Negated()])
+    views = CandidateViews(ViewSlot(recipe, 1, 1), renderer=renderer)
+    black = torch.zeros(1, 3, 8, 8)
+    (seen,) = views.transform(black, views.make_params(black))
+    torch.testing.assert_close(seen[0, 0, :, 0, 0], torch.tensor([mean / std for mean, std in zip(MEAN, STD, strict=True)]))

@@ -37,18 +37,20 @@ def run(data: Path, out: Path, **options) -> list[dict]:
 
 
 def test_from_images_to_the_setting_to_use(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = {name: options for name, options in settings(False).items() if name in ("full size", "half")}
     assert len(few) == 2
     monkeypatch.setattr("hvs_aug.pretraining.benchmark.settings", lambda *_: few)
     rows = run(folder, tmp_path / "out")
-    said = capsys.readouterr().out
+    said, warned = capfd.readouterr()
+    assert "\r" not in warned and "Memory block" not in warned
     written = json.loads((tmp_path / "out" / "overhead.json").read_text())
     assert written["rows"] == json.loads(json.dumps(rows))
     assert written["workload"] == "simclr, 16 px, 3 images, 3 candidates"
     table = next(line for line in said.splitlines() if line.lstrip().startswith("setting"))
-    assert table.split()[:4] == ["setting", "ratio", "bound", "captured"]
+    assert table.split()[:4] == ["setting", "time", "least", "hardness"]
+    assert "share of the images with the choice" in said and "measure without --quick" in said
     assert "use " in said and "HardPairSampler(model, loss, views" in said
     assert all(f"{row['ratio']:.2f}" in said for row in rows)
     assert not any("token" in row["setting"] for row in rows)

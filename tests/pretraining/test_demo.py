@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from hvs_aug._check import HVSError
 from hvs_aug.pretraining import demo as module
 from hvs_aug.pretraining.demo import demo
+from hvs_aug.pretraining.loop import load_method
 from hvs_aug.pretraining.photographs import PhotographTiles
 
 
@@ -25,37 +27,48 @@ def noise_tiles() -> PhotographTiles:
     )
 
 
-def test_it_writes_a_report_of_two_runs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    results = demo(tmp_path, epochs=2, progress=False, tiles=noise_tiles())
+def test_it_writes_a_report_of_paired_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = demo(tmp_path, epochs=2, seeds=2, tiles=noise_tiles())
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert list(results["accuracy"]) == ["untrained", "random", "hard"]
-    assert all(0 <= value <= 100 for of in results["accuracy"].values() for value in of.values())
-    assert results["settings"]["random"]["epochs"] == results["settings"]["hard"]["epochs"] == 2
-    assert results["settings"]["random"]["seed"] == results["settings"]["hard"]["seed"]
-    assert (results["settings"]["random"]["candidates"], results["settings"]["random"]["policy"]) == (2, "random")
-    for name in ("random", "hard"):
-        assert set(results["time_shares"][name]) == {"loading", "views", "scoring", "search", "training"}
-        assert len((tmp_path / name / "metrics.jsonl").read_text().splitlines()) == 2
+    values = [value for of in results["accuracy"].values() for values in of.values() for value in values]
+    assert len(values) == 3 * 3 * 2 and all(0 <= value <= 100 for value in values)
+    random, hard = (results["settings"][name] for name in ("random", "hard"))
+    assert random["epochs"] == hard["epochs"] == 2 and random["temperature"] == hard["temperature"] == 0.5
+    assert (random["candidates"], random["policy"], hard["scoring"]) == (2, "random", "cheap")
+    for name, seed in itertools.product(("random", "hard"), (0, 1)):
+        assert len((tmp_path / f"{name}-{seed}" / "metrics.jsonl").read_text().splitlines()) == 2
+        assert load_method(tmp_path / f"{name}-{seed}" / "checkpoint.safetensors")[1].seed == seed
     assert results["time_shares"]["random"]["scoring"] == 0 < results["time_shares"]["hard"]["scoring"]
     page = (tmp_path / "report.html").read_text()
-    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", page) and page.count("data:image/png;base64,") == 2
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", page) and len(page) < 1_000_000
+    assert page.count("data:image/png;base64,") == 4 and page.count("data:image/webp;base64,") == 2  # each light and dark
+    assert "processor" in page and "temperature" in page
     assert (tmp_path / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    for words in ("untrained", "kNN, augmented queries", "linear probe", "overlap (IoU)", "time with hard views", "report.html"):
+    for words in ("seed 1, hard views: ", "untrained", "linear probe", "overlap (IoU)", "time with hard views", "where to go next"):
         assert words in printed
-    monkeypatch.setattr(module, "_write_report", lambda *_: None)
-    demo(tmp_path, epochs=1, progress=False, tiles=noise_tiles())  # again, in the same folder
-    assert len((tmp_path / "hard" / "metrics.jsonl").read_text().splitlines()) == 1
 
 
-@pytest.mark.parametrize("gained, words", [(9.0, "ahead by 9.0"), (-9.0, "behind by 9.0"), (1.0, "come out equal: +1.0")])
-def test_it_says_which_views_won(gained: float, words: str) -> None:
-    name = "kNN, augmented queries"
-    accuracy = {"untrained": {name: 30.0}, "random": {name: 50.0}, "hard": {name: 50.0 + gained}}
-    text = "\n".join(module._verdict({"accuracy": accuracy, "standard_error": 2.0}))
-    assert words in text and "+20.0 points by training with random views" in text
+@pytest.mark.parametrize(
+    "gained, verdict",
+    [
+        ([9.0, 8.0, 10.0], "+9.0 (+6.5 to +11.5, 3 seeds): better"),
+        ([-9.0, -8.0, -10.0], "-9.0 (-11.5 to -6.5, 3 seeds): worse"),
+        ([1.0, -3.0, 4.0], "not distinguishable"),
+        ([9.0], "+9.0 (one seed: no interval): not distinguishable"),
+    ],
+)
+def test_it_says_what_can_be_told_apart(gained: list[float], verdict: str) -> None:
+    def accuracy(values: list[float]) -> dict[str, list[float]]:
+        return dict.fromkeys(module.MEASURES, values)
+
+    random = [50.0] * len(gained)
+    found = {"untrained": accuracy([30.0]), "random": accuracy(random), "hard": accuracy([50 + gain for gain in gained])}
+    differences = {measure: module._difference(found, measure) for measure in module.MEASURES}
+    json.dumps(differences, allow_nan=False)
+    text = "\n".join(module._verdict({"accuracy": found, "differences": differences}))
+    assert verdict in text and "adds 20.0 points" in text
 
 
 def test_bad_input(tmp_path: Path) -> None:

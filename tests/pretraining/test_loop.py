@@ -111,8 +111,8 @@ def test_steps_that_are_not_scored_are_reported_as_such() -> None:
 
 
 def test_settings_of_a_scoring_stand_before_its_name() -> None:
-    assert Settings().as_scoring() == Scoring()
-    assert Settings(scoring="cheap").as_scoring() == CHEAP
+    assert Settings().as_scoring() == CHEAP
+    assert Settings(scoring="full").as_scoring() == Scoring()
     assert Settings(scoring="cheap", score_scale=0.75, every=3).as_scoring() == replace(CHEAP, scale=0.75, every=3)
 
 

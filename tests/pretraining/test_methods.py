@@ -151,7 +151,7 @@ def test_ibot_is_lightlys_class_and_patch_loss() -> None:
     torch.testing.assert_close(method.patch_center, patch_center, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:HardPairSampler scores in the mode:UserWarning")
+@pytest.mark.filterwarnings("ignore:HardPairSampler scores with the model in eval mode:UserWarning")
 @pytest.mark.parametrize("name", METHODS)
 def test_the_loss_that_chooses_is_the_loss_that_trains(name: str) -> None:
     method = build(name).eval()  # BatchNorm of one and of all candidates together would differ

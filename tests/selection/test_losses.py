@@ -34,6 +34,12 @@ class TestNegativeCosine:
         assert table.dtype == torch.float32
         close(table, reference.negative_cosine_table(prediction, projection))
 
+    def test_outputs_near_zero_count_less_as_in_pytorch(self) -> None:
+        prediction, projection = 3e-9 * torch.randn(2, 2, 3, 5)
+        directed = [torch.cosine_similarity(prediction[u], projection[1 - u], dim=-1) for u in (0, 1)]
+        assert directed[0].abs().max() < 0.9
+        close(NegativeCosineLoss().table((prediction, projection))[0, 1], -(directed[0] + directed[1]) / 2)
+
     def test_dict_and_slots_give_the_same(self) -> None:
         prediction, projection = torch.randn(2, 7, 3, 5)
         slots = tuple(ViewSlot(None, candidates=slot.candidates, select=1) for slot in MULTI_CROP)

@@ -154,6 +154,12 @@ class TestSwAV:
         unused = SwAVLoss(0.1, 0.05, 3).table(pieces(embeddings @ weight.T, SWAV), slots=SWAV)
         close(loss.table(pieces(embeddings, SWAV), slots=SWAV), unused)
 
+    def test_the_loss_of_scores_that_tell_nothing(self) -> None:
+        table = SwAVLoss().table(pieces(torch.zeros(7, 5, 12), SWAV), slots=SWAV)
+        ours = selection_loss(table, torch.tensor([0, 1, 4, 5])[:, None].expand(-1, 5))
+        assert ours == pytest.approx([SwAVLoss().uniform_loss(12)] * 5)
+        assert SwAVLoss(prototypes=nn.Linear(12, 4)).uniform_loss(12) is None
+
     def test_large_scores_do_not_overflow(self) -> None:
         table = SwAVLoss().table(torch.randn(4, 5, 12) * 1e3)
         assert table.isfinite().all() and (table[0, 1] > 0).any()

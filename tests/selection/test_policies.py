@@ -210,6 +210,7 @@ def test_a_guard_against_outliers() -> None:
         assert (losses[left] <= highest).all() and torch.equal(chosen[:, ~left], search.first(table, PAIRS)[:, ~left])
     assert torch.equal(pick(hardest(1.0), table, PAIRS), pick(hardest(), table, PAIRS))
     assert search.selection_loss(table, pick(hardest(0.95), table, PAIRS))[7] < 1e6
+    assert pick(hardest(1.0), torch.zeros(1, 1, 1), [ViewSlot(None, candidates=1, select=1)]).tolist() == [[0]]  # no pair at all
 
 
 def test_a_guard_counts_pairs_that_can_be_kept_together() -> None:
@@ -232,8 +233,8 @@ def test_another_search() -> None:
 
 
 class TestOwnPolicy:
-    def test_five_lines_as_in_the_docstring(self) -> None:
-        code = policies.__doc__.split("five lines:")[1]
+    def test_the_example_in_the_docstring(self) -> None:
+        code = policies.__doc__.split("your own:")[1]
         scope: dict[str, Any] = {"search": search}
         exec("if True:" + code, scope)
         table = random_table(PAIRS, 20)

@@ -432,7 +432,9 @@ def test_views_do_not_depend_on_the_callers_autocast() -> None:
 def test_repr_is_the_constructor_call() -> None:
     text = repr(sampler_of(pairs(), model=SmallResNet(), loss=NTXentLoss(temperature=0.1), scoring=Scoring(scale=0.5, every=2)))
     assert text.startswith("HardPairSampler(model=SmallResNet, loss=NTXentLoss(temperature=0.1")
-    assert text.endswith("scoring=Scoring(scale=0.5, dtype=None, chunk=None, channels_last=False, every=2, restore_buffers=True))")
+    assert text.endswith(
+        "scoring=Scoring(scale=0.5, dtype=None, chunk=None, channels_last=False, every=2, restore_buffers=True, wait=45.0))"
+    )
     assert "policy" not in text
 
 

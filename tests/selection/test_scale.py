@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from hvs_aug._check import HVSError
+from hvs_aug.ops import RandomResizedCrop
 from hvs_aug.selection.losses import CallableLoss, NTXentLoss
 from hvs_aug.selection.sampler import HardPairSampler
 from hvs_aug.selection.scoring import Scoring
 from hvs_aug.views.candidates import CandidateViews
+from hvs_aug.views.recipe import ViewRecipe, ViewSlot
 
 from .models import Counted, SmallResNet, SmallTransformer, crops, images, pairs, slot
 
@@ -40,6 +42,14 @@ def test_scoring_small_forwards_small_and_returns_views_in_full() -> None:
     assert [view.shape[-1] for view in hard.views] == [32, 32, 16, 16]
     assert hard.views[0].shape == full.views[0].shape
     assert (hard.indices == full.indices).float().mean() > 0.5  # the small views are those of the same parameters
+
+
+def test_views_that_are_no_squares_keep_their_ratio() -> None:
+    model = Counted(nn.AdaptiveAvgPool2d(2))
+    views = CandidateViews(ViewSlot(ViewRecipe((32, 16), [RandomResizedCrop()]), candidates=3))
+    sampler = sampler_of(lambda pixels: model(pixels).flatten(1), views, scoring=Scoring(scale=0.5))
+    assert sampler(images()).views[0].shape[2:] == (32, 16)
+    assert model.calls[0][2:] == (16, 8)
 
 
 def test_select_reduces_candidates_that_the_caller_rendered() -> None:

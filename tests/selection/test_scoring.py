@@ -31,6 +31,8 @@ from hvs_aug.selection.scoring import CHEAP, Scoring
         ({"every": 1.5}, "Scoring(every)"),
         ({"every": None}, "Scoring(every)"),
         ({"channels_last": 1}, "Scoring(channels_last): expected True or False, got int 1"),
+        ({"wait": 0}, "Scoring(wait): expected a number of seconds above 0, got int 0"),
+        ({"wait": True}, "Scoring(wait)"),
         ({"restore_buffers": "update"}, "Scoring(restore_buffers): expected True or False"),
     ],
 )

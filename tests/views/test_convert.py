@@ -415,7 +415,7 @@ def test_a_class_that_only_bears_a_known_name_is_refused(step: Any, words: str) 
 
 def test_a_wrong_converter_is_refused() -> None:
     register_converter(RandomDarken, lambda t: Darken(0.5, t.p))
-    with pytest.raises(HVSError, match=r"does what it was read as, Darken\(factor=0.5, p=1\), got RandomDarken"):
+    with pytest.raises(HVSError, match=r"behaves as it was converted, like Darken\(factor=0.5, p=1\), got RandomDarken"):
         convert(v1.Compose([v1.RandomResizedCrop(32), v1.ToTensor(), RandomDarken(0.25, p=1.0)]))
 
 

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._check import fail, require
+from ..._processes import is_distributed
 from ...views.recipe import ViewSlot
-from .gathered import gathered, is_distributed
+from .gathered import gathered
 from .pair import (
     Output,
     PairLoss,
@@ -33,8 +34,8 @@ class NegativeCosineLoss(PairLoss):
 
     ``D(u, v) = (-cos(p_u, z_v) - cos(p_v, z_u)) / 2``, in [-1, 1]. The model returns ``(prediction, projection)`` or a dict with
     these keys. With a teacher (BYOL) the projections are the teacher's; then the student may return its prediction alone, the
-    teacher its projection alone, and for a global and a local view only the direction exists whose projection is a global's.
-    BYOL's own ``2 - 2 cos``, summed over both directions, is ``4 + 4 D``: the same choice.
+    teacher its projection alone, and a global and a local view have one direction only, that with the projection of the global
+    view. BYOL's own ``2 - 2 cos``, summed over both directions, is ``4 + 4 D``: the same choice.
 
     Shape: (v, B, width) each -> (V, V, B); the diagonal is 0.
     Source: SimSiam, arXiv 2011.10566, equation 2; BYOL, arXiv 2006.07733, equation 2.
@@ -61,11 +62,11 @@ class NegativeCosineLoss(PairLoss):
     def _table(
         self, student: SlotOutputs, teacher: SlotOutputs | None, slots: Sequence[ViewSlot], extras: Mapping[str, Tensor]
     ) -> Tensor:
-        alone = teacher is not None
-        predictions = [_part("NegativeCosineLoss.table(student)", output, "prediction", 0, alone) for output in student]
+        has_teacher = teacher is not None
+        predictions = [_part("NegativeCosineLoss.table(student)", output, "prediction", 0, has_teacher) for output in student]
         source, call = (student, "student") if teacher is None else (teacher, "teacher")
         call = f"NegativeCosineLoss.table({call})"
-        projections = [_part(call, output, "projection", -1, alone) for output in source if output is not None]
+        projections = [_part(call, output, "projection", -1, has_teacher) for output in source if output is not None]
         prediction = F.normalize(joined("NegativeCosineLoss.table(student)", predictions), dim=-1, eps=1e-8)
         projection = F.normalize(joined(call, projections), dim=-1, eps=1e-8)
         if prediction.shape[-1] != projection.shape[-1]:
@@ -98,9 +99,9 @@ class NTXentLoss(PairLoss):
 
     Args:
         temperature: above 0; 0.1 for ImageNet and 0.5 for CIFAR-10 in the paper.
-        gather: take the negatives from all processes of ``torch.distributed``, as where the repo gathers its outputs. Every
-            process has to score at the same steps; their batch sizes may differ. The sizes are exchanged on the CPU,
-            so the device is not waited for.
+        gather: take the negatives from all processes of ``torch.distributed``, as where the repo gathers its outputs. All
+            processes must score at the same steps; their batch sizes may differ. The sizes are exchanged on the CPU, so the
+            host does not wait for the device.
         local_pairs: whether two local views are compared as well.
 
     Raises:
@@ -161,18 +162,13 @@ class CallableLoss(PairLoss):
     """Any function ``(out_a, out_b) -> (B,)`` of two views' outputs, called pair by pair.
 
     The function receives the outputs of two views as the model structured them (a tensor, a tuple or a dict), without the axis
-    of views, and returns one loss per image. It has to be symmetric: it is called once for each two views. With
-    ``teacher=True`` it receives the student's output of one view and the teacher's of another, a global one, and the
-    mean of both directions is taken where both exist.
+    of views, and returns one loss per image. It must be symmetric, because it is called once for every two views. With
+    ``teacher=True`` it receives the student's output of one view and the teacher's output of another, global view; the two
+    directions of a pair are averaged if both exist.
 
-    MoCo: ``CallableLoss(loss, teacher=True)`` with the key encoder as teacher, where ``loss(query, key)`` takes its negatives from
-    the repo's queue, which it reads and never enqueues to, and returns the cross-entropy with ``reduction="none"``.
-
-    Barlow Twins and VICReg are not sums over images. Barlow Twins' loss is a function of the whole batch's
-    cross-correlation: it defines no loss of one image, so there is nothing of its own to choose by. VICReg's variance and
-    covariance terms are the batch's too, but its invariance term is per image, ``lambda a, b: (a - b).square().mean(-1)``, and is
-    what to choose by. For Barlow Twins the same function of standardised outputs is the nearest: its mean over the batch
-    is 2 - 2 (mean of the diagonal of the cross-correlation).
+    Barlow Twins is not a sum over images, so its loss cannot say which views of one image are hard. Choose by the squared
+    difference of standardised outputs: its mean over the batch is 2 - 2 (mean of the diagonal of the cross-correlation). MoCo,
+    SwAV and VICReg have losses of their own: :class:`MoCoLoss`, :class:`SwAVLoss`, :class:`VICRegLoss`.
 
     Args:
         function: ``(out_a, out_b) -> (B,)``, floating point.
@@ -232,13 +228,13 @@ def _views(outputs: SlotOutputs) -> list[Output]:
     return [of_view(output, index) for output in outputs if output is not None for index in range(len(next(tensors(output))))]
 
 
-def _part(call: str, output: Output | None, name: str, index: int, alone: bool) -> Tensor:
+def _part(call: str, output: Output | None, name: str, index: int, has_teacher: bool) -> Tensor:
     """The named tensor of an output (prediction, projection); the only one, where that suffices."""
     if isinstance(output, Mapping) and name in output:
         part = output[name]
     elif isinstance(output, (tuple, list)) and len(output) == 2:
         part = output[index]
-    elif isinstance(output, Tensor) and alone:
+    elif isinstance(output, Tensor) and has_teacher:
         part = output
     else:
         expected = "(prediction, projection), or a dict with these keys"

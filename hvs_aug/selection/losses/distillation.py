@@ -17,8 +17,8 @@ from .sinkhorn import log_assignments
 
 __all__ = ["DINOLoss", "IBOTLoss"]
 
-Live: TypeAlias = "float | Callable[[], float]"
-LiveCenter: TypeAlias = "Tensor | Callable[[], Tensor] | None"
+Live: TypeAlias = float | Callable[[], float]
+LiveCenter: TypeAlias = Tensor | Callable[[], Tensor] | None
 
 # exp(-80) is 2e-35: lost in a sum that holds exp(0), while smaller numbers become subnormal, which CPUs add slowly.
 _LOWEST = -80.0
@@ -84,8 +84,9 @@ class DINOLoss(PairLoss):
     def like(cls, loss: Any, epoch: int | Callable[[], int] | None = None) -> DINOLoss:
         """The same loss as a repo's own module, whose temperatures and centre are read, by attribute, at every table.
 
-        The module is never called, because its forward moves the centre. Understood are facebookresearch/dino's and ibot's
-        (``student_temp``, ``teacher_temp_schedule[epoch]``, ``center``) and lightly's (``teacher_temp`` after its warm-up epochs).
+        The module is never called, because its forward moves the centre. It can be facebookresearch/dino's, ibot's
+        (``student_temp``, ``teacher_temp_schedule[epoch]``, ``center``) or lightly's (``teacher_temp`` after its warm-up
+        epochs).
 
         Args:
             loss: the repo's module.

@@ -10,12 +10,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["gathered", "is_distributed"]
-
-
-def is_distributed() -> bool:
-    """Whether this process is one of a group."""
-    return dist.is_available() and dist.is_initialized()
+__all__ = ["gathered"]
 
 
 def gathered(outputs: Tensor, finite: Tensor) -> tuple[Tensor, Tensor, int]:

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._check import fail, require
+from ..._processes import is_distributed
 from ...views.recipe import ViewSlot
-from .gathered import gathered, is_distributed
+from .gathered import gathered
 from .pair import PairLoss, SlotOutputs, as_tensor, block_bytes, joined, require_positive
 
 __all__ = ["MoCoLoss"]
 
-Queue: TypeAlias = "Tensor | Callable[[], Tensor] | None"
+Queue: TypeAlias = Tensor | Callable[[], Tensor] | None
 
 
 class MoCoLoss(PairLoss):

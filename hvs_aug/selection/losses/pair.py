@@ -1,29 +1,29 @@
-"""What a pair loss is: from the outputs of all candidates to one table of losses."""
+"""PairLoss: makes one table of losses from the outputs of all candidates."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
-from typing import TypeAlias, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
-from ..._check import fail, require
+from ..._check import fail, readable, require
 from ...views.recipe import ViewSlot
 
 __all__ = ["Output", "PairLoss", "SlotOutputs", "slot_ranges"]
 
-Output: TypeAlias = "Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]"
+Output: TypeAlias = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
 """What a model returned for the views of one slot: tensors with leading axes ``(v, B)``."""
 
-SlotOutputs: TypeAlias = "Sequence[Output | None]"
+SlotOutputs: TypeAlias = Sequence[Output | None]
 """One output per slot; ``None`` where a teacher did not see the slot."""
 
 
 class PairLoss(ABC):
-    """A loss of pairs of views, evaluated for every two candidates at once.
+    """A loss of pairs of views, computed for every two candidates at once.
 
     A subclass defines :meth:`_table`, which receives checked outputs of every slot and runs without gradients and without
     autocast. The base class sets the entries of two local views to 0.
@@ -33,8 +33,8 @@ class PairLoss(ABC):
     terms) are divided in, so for two kept global views an entry *is* the method's loss of that image on that pair.
 
     Attributes:
-        needs_teacher: whether a teacher's outputs of the global slots are needed.
-        accepts_teacher: whether they are used where they are given; a teacher that is not used is refused.
+        needs_teacher: whether it needs a teacher's outputs of the global slots.
+        accepts_teacher: whether it uses a teacher's outputs if there are any; otherwise a teacher is refused.
         local_pairs: whether two local views have a loss of their own, which the exact search cannot take into account.
         model_extras: names of the extras (iBOT's masks) that the model is called with for global slots.
     """
@@ -109,9 +109,23 @@ def _ranges(candidates: tuple[int, ...]) -> tuple[range, ...]:
 _ranges_once = lru_cache(maxsize=64)(_ranges)
 
 
-def compared(slots: Sequence[ViewSlot], one: int, other: int) -> bool:
-    """Whether a view of one slot and another view of the other (or the same) can be kept together and have a loss."""
-    return "global" in (slots[one].role, slots[other].role) and (one != other or slots[one].select > 1)
+Key = ParamSpec("Key")
+
+
+def made_once(make: Callable[Key, Tensor]) -> Callable[Key, Tensor]:
+    """Keep the tensors that a function makes on the CPU of what can be hashed: of the layout of slots, say.
+
+    One that is made under a stand-in for a device, while a graph is traced, or in inference mode, must not outlive that: it is made
+    anew.
+    """
+    once = lru_cache(maxsize=64)(make)
+
+    @wraps(make)
+    def constant(*key: Key.args, **named: Key.kwargs) -> Tensor:
+        is_lasting = readable() and not torch.is_inference_mode_enabled()
+        return cast("Callable[Key, Tensor]", once if is_lasting else make)(*key, **named)
+
+    return constant
 
 
 def tensors(output: Output | None) -> Iterator[Tensor]:

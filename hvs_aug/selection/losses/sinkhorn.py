@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .gathered import is_distributed
+from ..._processes import world_size
 
 __all__ = ["log_assignments"]
 
@@ -27,8 +27,8 @@ def log_assignments(scores: Tensor, epsilon: float, iterations: int, gather: boo
     weights = torch.where(present, scores.float() / epsilon, -torch.inf)
     for _ in range(iterations):
         sums = weights.logsumexp(-2, keepdim=True)
-        if gather and is_distributed() and dist.get_world_size() > 1:
-            others = [torch.empty_like(sums) for _ in range(dist.get_world_size())]
+        if gather and world_size() > 1:
+            others = [torch.empty_like(sums) for _ in range(world_size())]
             dist.all_gather(others, sums)
             sums = torch.stack(others).logsumexp(0)
         weights = weights - sums

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -17,7 +18,7 @@ from .sinkhorn import log_assignments
 
 __all__ = ["SwAVLoss"]
 
-Live: TypeAlias = "float | Callable[[], float]"
+Live: TypeAlias = float | Callable[[], float]
 
 
 class SwAVLoss(PairLoss):
@@ -129,6 +130,10 @@ class SwAVLoss(PairLoss):
     def __repr__(self) -> str:
         temperature, epsilon = self._now()
         return f"SwAVLoss({temperature}, {epsilon}, {self.iterations}, gather={self.gather})"
+
+    def uniform_loss(self, width: int) -> float | None:
+        """The logarithm of the number of prototypes; unknown where the model returns embeddings."""
+        return math.log(width) if self.prototypes is None else None
 
     def _now(self) -> tuple[float, float]:
         temperature = self.temperature() if callable(self.temperature) else self.temperature
