@@ -254,7 +254,7 @@ def is_same(one: Any, other: Any) -> bool:
     return same and (metrics, state, encoder) == (metrics2, state2, encoder2)
 
 
-def kill_runs(folder: Path, count: int, context: Any, seed: int = 0) -> list[dict[str, Any]]:
+def kill_runs(folder: Path, count: int, context: Any, seed: int = 0, ways: Sequence[str] = WAYS) -> list[dict[str, Any]]:
     """Kill so many runs, resume each, and compare it with an unbroken one."""
     moments = random.Random(seed)
     data = make_images(folder / "data", BATCH * 16)
@@ -273,7 +273,7 @@ def kill_runs(folder: Path, count: int, context: Any, seed: int = 0) -> list[dic
     expected = outcome(folder / "whole")
     rows: list[dict[str, Any]] = []
     while len(rows) < count:
-        number, way = len(rows), WAYS[len(rows) % len(WAYS)]
+        number, way = len(rows), ways[len(rows) % len(ways)]
         workers = 2 * (number % 2)
         out = folder / f"{number}-{moments.random()}"
         process = start(out, workers, way)

@@ -138,7 +138,8 @@ class _Hardest(_Searching):
 
     def pick(self, call: _Call) -> Tensor:
         table = call.scores(self)
-        if self.max_loss_quantile is not None:
+        search.check_table("hardest", table, call.slots)
+        if self.max_loss_quantile is not None and table.shape[-1]:
             table = _without_outliers(table, call.slots, self.max_loss_quantile)
         return self.find(table, call)
 

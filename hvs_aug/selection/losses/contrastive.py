@@ -207,7 +207,8 @@ class CallableLoss(PairLoss):
                 for u in range(v)
                 if self.local_pairs or not (local[u] and local[v])
             }
-            zero = torch.zeros_like(next(iter(pairs.values())))
+            like = next(tensors(first[0]))
+            zero = torch.zeros(len(like), dtype=torch.float32, device=like.device)
             entries = [pairs.get((min(u, v), max(u, v)), zero) for u in range(len(first)) for v in range(len(first))]
             return torch.stack(entries).view(len(first), len(first), -1)
         second = _views(teacher or ())
