@@ -91,6 +91,7 @@ def test_a_copied_sampler_goes_on_like_its_original(copied: Callable[[Any], Any]
 
 
 @pytest.mark.filterwarnings("ignore:HardPairSampler scores in the mode that the model is in")
+@pytest.mark.filterwarnings("ignore:HardPairSampler scores with the model in eval mode:UserWarning")
 def test_two_samplers_in_two_threads_choose_as_each_would_alone() -> None:
     def chosen(one: HardPairSampler, found: dict[int, list[Tensor]], seed: int) -> None:
         one.model.eval()  # dropout draws from the global random state, which threads share

@@ -187,7 +187,7 @@ class Pretraining:
             ``max_skipped`` of the images were skipped (by default 1 %, and more than 10), or if a file ended the process that
             read it.
         """
-        stop = self.total if stop_at is None else min(stop_at, self.total)
+        stop, began = self.total if stop_at is None else min(stop_at, self.total), self.step
         if out is not None:
             _cut_metrics(out / METRICS, self.step)
         skipped = SkippedImages(self.images, max_skipped, None if out is None else out / SKIPPED, is_resumed=self.step > 0)
@@ -210,8 +210,9 @@ class Pretraining:
                     metrics = self.train_step(images, measured=is_logged or ends_epoch)
                     if metrics is not None and is_logged:
                         metrics["seconds"]["loading"] = waited
-                        logged.append(metrics)
-                        if out is not None:
+                        if out is None:
+                            logged.append(metrics)
+                        else:
                             _append(out / METRICS, metrics)
                         if log is not None:
                             log(_numbers(metrics), metrics["step"])
@@ -228,7 +229,8 @@ class Pretraining:
                 shown.end_epoch()
         if out is not None and self.step == self.total:
             self.save_encoder(out / ENCODER)
-        return logged
+        # With a file they are read back at the end: kept in memory, those of a run of weeks would grow to hundreds of megabytes.
+        return logged if out is None else _read_metrics(out / METRICS, after=began)
 
     def train_step(self, images: ImageBatch, measured: bool = False) -> dict[str, Any] | None:
         """One step; if ``measured``, return its loss, its choice and its seconds, for which the host waits for the device."""
@@ -439,6 +441,12 @@ def _append(path: Path, metrics: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(metrics, allow_nan=False) + "\n")
+
+
+def _read_metrics(path: Path, after: int) -> list[dict[str, Any]]:
+    """The lines of the steps after this one."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [found for found in map(json.loads, lines) if found["step"] > after]
 
 
 def _cut_metrics(path: Path, step: int) -> None:

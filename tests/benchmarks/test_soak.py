@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import soak
 
-CONTEXT = multiprocessing.get_context("fork")
+CONTEXT = multiprocessing.get_context("forkserver")  # in a forked process a backward pass fails where one has run before
 
 
 @pytest.mark.parametrize("leak", [0, 100])
