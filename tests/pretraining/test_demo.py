@@ -34,7 +34,7 @@ def test_it_writes_a_report_of_paired_runs(tmp_path: Path, capsys: pytest.Captur
     values = [value for of in results["accuracy"].values() for values in of.values() for value in values]
     assert len(values) == 3 * 3 * 2 and all(0 <= value <= 100 for value in values)
     random, hard = (results["settings"][name] for name in ("random", "hard"))
-    assert random["epochs"] == hard["epochs"] == 2 and random["temperature"] == hard["temperature"] == 0.5
+    assert random["epochs"] == hard["epochs"] == 2 and random["temperature"] == hard["temperature"] == 0.2
     assert (random["candidates"], random["policy"], hard["scoring"]) == (2, "random", "cheap")
     for name, seed in itertools.product(("random", "hard"), (0, 1)):
         assert len((tmp_path / f"{name}-{seed}" / "metrics.jsonl").read_text().splitlines()) == 2
