@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -141,36 +142,39 @@ def resident(process: str) -> int:
 
 
 class Watch:
-    """Counts steps, and what is held after some of them."""
+    """Counts steps, and what is held after some of them, in memory of its own that does not grow."""
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.held: list[dict[str, int]] = []
+    KEYS = ("bytes", "files", "threads", "segments")
+
+    def __init__(self, most: int = 100_000) -> None:
+        # Ones, not zeros: pages that nobody wrote to do not count as resident until they are written.
+        self.seconds, self.held = np.ones(most), np.ones((most // EVERY, len(self.KEYS)))
+        self.steps = 0
         self.last = time.process_time()
 
     def step(self) -> None:
-        self.seconds.append(time.process_time() - self.last)
-        if len(self.seconds) % EVERY == 0:
-            self.held.append(observed())
+        self.seconds[self.steps] = time.process_time() - self.last
+        self.steps += 1
+        if self.steps % EVERY == 0:
+            seen = observed()
+            self.held[self.steps // EVERY - 1] = [seen[key] for key in self.KEYS]
         self.last = time.process_time()
 
     def row(self, name: str) -> dict[str, Any]:
         """Memory by a line, handles by their fewest, seconds by their median."""
-        steps, looks = len(self.seconds), len(self.held)
-        slope, error = memory_slope([held["bytes"] for held in self.held])
-        early, late = slice(looks // 10, 3 * looks // 10), slice(-(looks // 5), None)
-        grown = {
-            f"{key}_leaked": min(held[key] for held in self.held[late]) - min(held[key] for held in self.held[early])
-            for key in ("files", "threads", "segments")
-        }
-        medians = [statistics.median(self.seconds[part.start * EVERY : part.stop and part.stop * EVERY]) for part in (early, late)]
+        looks = self.steps // EVERY
+        held = self.held[:looks]
+        slope, error = memory_slope(held[:, 0].tolist())
+        early, late = slice(looks // 10, 3 * looks // 10), slice(looks - looks // 5, looks)
+        grown = held[late, 1:].min(0) - held[early, 1:].min(0)
+        medians = [float(np.median(self.seconds[part.start * EVERY : part.stop * EVERY])) for part in (early, late)]
         return {
             "part": name,
-            "steps": steps,
+            "steps": self.steps,
             "bytes_per_step": slope,
             "bytes_per_step_error": error,
-            "mib_at_end": self.held[-1]["bytes"] / 2**20,
-            **grown,
+            "mib_at_end": float(held[-1, 0]) / 2**20,
+            **{f"{key}_leaked": int(value) for key, value in zip(self.KEYS[1:], grown, strict=True)},
             "cpu_milliseconds": medians[1] * 1000,
             "time_ratio": medians[1] / medians[0],
         }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .options import METHODS, output_folder, require_positive, require_seed
 
-PURPOSE = "pretrain on photographs with random and with hard views, and compare (about 3 minutes)"
+PURPOSE = "pretrain on photographs with random and with hard views, and compare (about 2 minutes)"
 OPTIONS: dict[str, str] = {}
 _OUT = Path("runs/demo")
 
