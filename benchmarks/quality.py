@@ -27,8 +27,8 @@ import torch
 
 from benchmarks.common import RESULTS, arguments, interleave, require, resumed, summarise, table, write
 from benchmarks.joint_crop import JointCropViews
+from benchmarks.quality_rows import Key, Runs
 from hvs_aug import ImageBatch
-from hvs_aug.analysis.paired import paired_difference
 from hvs_aug.data.raw_images import RawImages
 from hvs_aug.pretraining.build import METHODS
 from hvs_aug.pretraining.evaluation import features, knn_accuracy
@@ -113,8 +113,7 @@ def plan() -> Iterator[Run]:
 def images_of(path: Path | None, test: Path | None, count: int) -> LabelledImages:
     """Training images and labels, then those to test on: some of two archives or folders, or the demo's tiles."""
     if path is None:
-        tiles = photograph_tiles()
-        return LabelledImages(ImageBatch.of(tiles.train), tiles.train_labels, ImageBatch.of(tiles.test), tiles.test_labels)
+        return LabelledImages.of_tiles()
     require(test is not None, "quality(--test)", "images to test on, labelled by the same folders", "none")
     parts: list[Any] = []
     for place, most in ((path, count), (test, max(1, count // 5))):
@@ -200,19 +199,12 @@ def summary_of(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """The claims: paired differences of kNN with their intervals, for each comparison that has two seeds or more."""
     found: dict[str, float] = {}
 
-    def compare(name: str, ours: tuple[str, str, int], theirs: tuple[str, str, int], measure: str = "knn") -> None:
-        values = [
-            {
-                row["seed"]: row[measure]
-                for row in rows
-                if row["kind"] == "run" and (row["method"], row["arm"], row["epochs"]) == key
-            }
-            for key in (ours, theirs)
-        ]
-        seeds = sorted(values[0].keys() & values[1].keys())
-        if len(seeds) < 2:
+    runs = Runs(rows)
+
+    def compare(name: str, ours: Key, theirs: Key, measure: str = "knn") -> None:
+        difference = runs.difference(ours, theirs, measure)
+        if difference is None or difference.pairs < 2:
             return
-        difference = paired_difference([values[0][seed] for seed in seeds], [values[1][seed] for seed in seeds])
         found[name] = round(difference.mean, 3)
         found[f"{name}_low"], found[f"{name}_high"] = round(difference.low, 3), round(difference.high, 3)
         found[f"{name}_seeds"] = difference.pairs
@@ -220,9 +212,8 @@ def summary_of(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     for method, (random, every) in BUDGETS.items():
         cheap = (method, "cheap", EPOCHS)
         for name, key in (("random", (method, "random", EPOCHS)), ("hard", cheap)):
-            scores = [row["knn"] for row in rows if row["kind"] == "run" and (row["method"], row["arm"], row["epochs"]) == key]
-            if scores:
-                found[f"{method}_{name}_knn"] = round(statistics.fmean(scores), 3)
+            if scored := runs.values(key):
+                found[f"{method}_{name}_knn"] = round(statistics.fmean(scored.values()), 3)
         compare(f"{method}_gain_equal_epochs", cheap, (method, "random", EPOCHS))
         compare(f"{method}_gain_equal_arithmetic", cheap, (method, "random", random))
         compare(f"{method}_gain_over_all_views_equal_arithmetic", cheap, (method, "all", every))

@@ -14,11 +14,11 @@ from typing import Any
 
 from benchmarks.augmentation import fastest
 from benchmarks.common import RESULTS, ROOT
-from benchmarks.quality_tables import QUALITY_TABLES, Study, markdown
+from benchmarks.quality_rows import Runs
+from benchmarks.quality_tables import METHODS, QUALITY_TABLES, markdown
 
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", RESULTS / "README.md")
 
-_METHODS = {"simsiam": "SimSiam", "simclr": "SimCLR", "dino": "DINO", "ibot": "iBOT"}
 _OTHERS = {
     "torchvision on PIL, 2 processes": "torchvision_pil",
     "torchvision v2 on tensors": "torchvision_v2",
@@ -41,7 +41,7 @@ def filled(text: str) -> str:
 
 
 def _table(name: str) -> str:
-    return QUALITY_TABLES[name](Study(results("quality"))) if name in QUALITY_TABLES else TABLES[name]()
+    return QUALITY_TABLES[name](Runs(results("quality")["rows"])) if name in QUALITY_TABLES else TABLES[name]()
 
 
 def results(name: str) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def _cost() -> str:
         cells += [f"{rows[name]['ratio']:.2f}, {rows[name]['captured']:.2f}" for name in ("half", "cheap")]
         first = next(iter(rows.values()))
         drawn = f"{first['candidates']} candidates" if method in ("simsiam", "simclr") else f"{first['candidates']} for each view"
-        lines.append([f"{_METHODS[method]}, {_network(first)}, {drawn}", *cells])
+        lines.append([f"{METHODS[method]}, {_network(first)}, {drawn}", *cells])
     columns = ["", "full size: time", "half the side: time, hardness kept", '`"cheap"`: time, hardness kept']
     return markdown(columns, lines)
 
@@ -81,7 +81,7 @@ def _cost_others() -> str:
     lines = []
     for rows in _overhead(main=False).values():
         first = next(iter(rows.values()))
-        name = f"{_METHODS[first['method']]}, {_network(first)}, {first['candidates']} candidates"
+        name = f"{METHODS[first['method']]}, {_network(first)}, {first['candidates']} candidates"
         times = [f"{rows[setting]['ratio']:.2f} ({rows[setting]['bound']:.2f})" for setting in ("full size", "half")]
         lines.append([name, *times, f"{rows['cheap']['ratio']:.2f}" if "cheap" in rows else ""])
     return markdown(["", "full size: time (arithmetic)", "half the side: time (arithmetic)", '`"cheap"`: time'], lines)
@@ -92,7 +92,7 @@ def _cost_published() -> str:
     lines = []
     for method, rows in _overhead(main=True).items():
         settings = [rows[name] for name in ("full size", "published", "published, pasted twice")]
-        lines.append([_METHODS[method], f"{settings[0]['bound']:.2f}", *(f"{row['ratio']:.2f}" for row in settings)])
+        lines.append([METHODS[method], f"{settings[0]['bound']:.2f}", *(f"{row['ratio']:.2f}" for row in settings)])
     return markdown(["", "arithmetic", "ours", "published method", "published method, candidates scored twice"], lines)
 
 
@@ -104,7 +104,7 @@ def _cost_ways() -> str:
     for name in names:
         cells = [rows.get(name) for rows in methods.values()]
         lines.append([name, *(f"{row['ratio']:.2f}, {row['captured']:.2f}" if row else "" for row in cells)])
-    return markdown(["time, hardness kept", *map(_METHODS.__getitem__, methods)], lines)
+    return markdown(["time, hardness kept", *map(METHODS.__getitem__, methods)], lines)
 
 
 def _speed() -> str:

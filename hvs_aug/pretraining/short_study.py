@@ -18,8 +18,8 @@ from ..data.batch import ImageBatch
 from ..data.collate import collate_images
 from ..data.raw_images import RawImages
 from .build import METHODS
+from .checkpoint import whole_file
 from .loop import fitting_size
-from .photographs import photograph_tiles
 from .study import ARMS, LabelledImages, Study, arithmetic, evaluate, prepared, train
 
 __all__ = ["labelled_images", "short_study"]
@@ -81,8 +81,8 @@ def short_study(
             trained_method, _ = train(study, ARMS[arm], split.train, steps, seed)
             found = {name: round(value, 2) for name, value in evaluate(trained_method, study, split).items()}
             rows.append({"arm": arm, "seed": seed, "epochs": round(steps / per_epoch, 1), **found})
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
+            with whole_file(file) as partial:
+                partial.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
             say(f"seed {seed}, {WORDS[arm]}, {steps / per_epoch:.1f} epochs: kNN {found['knn']:.1f} %")
     untrained = evaluate(prepared(study, ARMS["random"], split.train, 1, 0).method, study, split)
     for line in conclusions(rows, untrained):
@@ -119,9 +119,7 @@ def labelled_images(data: Path | None, most: int, size: int | None, method: str)
     Images are kept at up to twice the view's side, so that they fit into memory.
     """
     if data is None:
-        tiles = photograph_tiles()
-        pixels = [ImageBatch.of(part) for part in (tiles.train, tiles.test)]
-        return LabelledImages(pixels[0], tiles.train_labels, pixels[1], tiles.test_labels), 32 if size is None else size
+        return LabelledImages.of_tiles(), 32 if size is None else size
     dataset = RawImages(data)
     if len(dataset.classes) < 2:
         fail(

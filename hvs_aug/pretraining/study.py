@@ -22,6 +22,7 @@ from .build import METHODS, build_method
 from .evaluation import augmented_features, features, knn_accuracy, linear_probe_accuracy
 from .loop import Pretraining, Settings
 from .methods import Method
+from .photographs import photograph_tiles
 
 __all__ = ["ARMS", "Arm", "LabelledImages", "Study", "arithmetic", "evaluate", "prepared", "spread_of", "train"]
 
@@ -95,6 +96,12 @@ class LabelledImages:
     train_labels: Tensor
     test: ImageBatch
     test_labels: Tensor
+
+    @staticmethod
+    def of_tiles() -> LabelledImages:
+        """The demo's tiles."""
+        tiles = photograph_tiles()
+        return LabelledImages(ImageBatch.of(tiles.train), tiles.train_labels, ImageBatch.of(tiles.test), tiles.test_labels)
 
     def validation(self, share: float = 0.2, seed: int = 0) -> LabelledImages:
         """The training images alone, that share of them to test on: what settings are chosen by."""
