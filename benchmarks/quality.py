@@ -30,20 +30,42 @@ from benchmarks.joint_crop import JointCropViews
 from benchmarks.quality_rows import Key, Runs
 from hvs_aug import ImageBatch
 from hvs_aug.data.raw_images import RawImages
+from hvs_aug.ops import GaussianBlur, RandomSolarize
 from hvs_aug.pretraining.build import METHODS
 from hvs_aug.pretraining.evaluation import features, knn_accuracy
 from hvs_aug.pretraining.methods import Method
 from hvs_aug.pretraining.photographs import photograph_tiles
 from hvs_aug.pretraining.study import ARMS as LIBRARY_ARMS
 from hvs_aug.pretraining.study import Arm, LabelledImages, Study, arithmetic, evaluate, prepared, spread_of, train
+from hvs_aug.views.recipe import ViewSlot
 
 ARMS = LIBRARY_ARMS | {"jointcrop": Arm("random", candidates=0, make=JointCropViews)}
 EPOCHS, TUNING_EPOCHS = 20, 10
+LOCAL_VIEWS = 2
+
+
+def small_crops(slot: ViewSlot) -> ViewSlot:
+    """DINO's multi-crop for small images: neither blur nor solarisation, as SimSiam's for CIFAR, and few local views, for time."""
+    plain = [step for step in slot.recipe.operations if not isinstance(step, GaussianBlur | RandomSolarize)]
+    slot = replace(slot, recipe=replace(slot.recipe, operations=plain))
+    if slot.role != "local":
+        return slot
+    return replace(slot, select=LOCAL_VIEWS, candidates=LOCAL_VIEWS * slot.candidates // slot.select)
+
+
+def distilled(method: str, encoder: str, learning_rate: float, momentum: float = 0.99) -> Study:
+    """DINO or iBOT at this scale: a small head, since every local view and patch goes through it."""
+    head = {"prototypes": 256, "hidden": 128, "bottleneck": 64}
+    options = head if momentum == 0.99 else head | {"momentum": momentum}
+    return Study(method, encoder, options, batch_size=64, learning_rate=learning_rate, recast=small_crops)
+
+
 STUDIES = {
     "simclr": Study("simclr"),
     "simsiam": Study("simsiam", batch_size=64, learning_rate=3e-3),
     "byol": Study("byol", batch_size=64, learning_rate=3e-3),
-    "dino": Study("dino", batch_size=64, learning_rate=1e-3),
+    "dino": distilled("dino", "resnet8-strided", 1e-3),
+    "ibot": distilled("ibot", "vit-micro/8", 1e-3),
 }
 """The settings of each method: the best of its tuning."""
 
@@ -60,9 +82,10 @@ TUNING: dict[str, list[Study]] = {
         *(Study("byol", learning_rate=rate) for rate in (1e-3, 3e-3)),
         Study("byol", batch_size=64, learning_rate=3e-3),
     ],
-    "dino": [Study("dino", batch_size=64, learning_rate=rate) for rate in (1e-3, 3e-3)],
+    "dino": [distilled("dino", "resnet8-strided", rate) for rate in (1e-3, 3e-3)],
+    "ibot": [distilled("ibot", "vit-micro/8", rate) for rate in (1e-3, 3e-3)],
 }
-BUDGETS = {"simclr": (25, 12), "simsiam": (26, 13), "byol": (28, 14), "dino": (28, 14)}
+BUDGETS = {"simclr": (25, 12), "simsiam": (26, 13), "byol": (28, 14), "dino": (26, 13), "ibot": (26, 13)}
 """Epochs of random views, and of all views, that cost what 20 epochs of ``cheap`` cost."""
 
 
@@ -148,7 +171,7 @@ def row_of(run: Run, study: Study, images: LabelledImages, kind: str = "run") ->
 
 def scores(method: Method, study: Study, images: LabelledImages) -> dict[str, float]:
     """What the features know of the images, and of the demo's tiles."""
-    recipe = METHODS[study.method].views(study.size).slots[0].recipe
+    recipe = study.slots()[0].recipe
     tiles = photograph_tiles()
     known, asked = (features(method, part, recipe) for part in (tiles.train, tiles.test))
     transfer = knn_accuracy(known, tiles.train_labels, asked, tiles.test_labels)
@@ -160,6 +183,8 @@ def settings_of(study: Study) -> dict[str, Any]:
     kind = METHODS[study.method]
     rate = kind.learning_rate if study.learning_rate is None else study.learning_rate
     found = {"encoder": study.encoder, "learning_rate": rate, **study.options}
+    if study.recast:
+        found["views"] = study.recast.__name__
     return found if study.batch_size == 256 else found | {"batch_size": study.batch_size}
 
 
