@@ -191,8 +191,10 @@ def _soak() -> str:
         "pretrain": "`hvs-aug pretrain`, one worker, anew each epoch",
     }
     for name, words in parts.items():
-        grown = f"{rows[name]['bytes_per_step']:+.0f} ± {rows[name]['bytes_per_step_error']:.0f} bytes a step"
-        lines.append([f"Growth of memory: {words}", f"{rows[name]['steps']:,} steps", grown])
+        resident, heap = (
+            f"{rows[name][key]:+.1f} ± {rows[name][f'{key}_error']:.1f} bytes a step" for key in ("bytes_per_step", "heap_per_step")
+        )
+        lines.append([f"Memory does not grow: {words}", f"{rows[name]['steps']:,} steps", f"{resident}; asked for {heap}"])
     opened = f"{summary['handles_leaked']:.0f}"
     lines.append(
         ["No file, thread or shared-memory segment is left open", f"the same {summary['steps_soaked']:,.0f} steps", opened]
