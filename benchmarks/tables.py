@@ -7,13 +7,12 @@ A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. The tests 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks.augmentation import fastest
-from benchmarks.common import RESULTS, ROOT
+from benchmarks.common import RESULTS, ROOT, results
 from benchmarks.quality_rows import Runs
 from benchmarks.quality_tables import METHODS, QUALITY_TABLES, markdown
 
@@ -42,12 +41,6 @@ def filled(text: str) -> str:
 
 def _table(name: str) -> str:
     return QUALITY_TABLES[name](Runs(results("quality")["rows"])) if name in QUALITY_TABLES else TABLES[name]()
-
-
-def results(name: str) -> dict[str, Any]:
-    """A file of benchmarks/results/."""
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return found
 
 
 def _cost() -> str:

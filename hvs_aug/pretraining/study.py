@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -98,9 +99,9 @@ class LabelledImages:
     test_labels: Tensor
 
     @staticmethod
-    def of_tiles() -> LabelledImages:
-        """The demo's tiles."""
-        tiles = photograph_tiles()
+    def of_tiles(folder: Path | None = None) -> LabelledImages:
+        """The demo's tiles, or those of the photographs of a folder."""
+        tiles = photograph_tiles(folder=folder)
         return LabelledImages(ImageBatch.of(tiles.train), tiles.train_labels, ImageBatch.of(tiles.test), tiles.test_labels)
 
     def validation(self, share: float = 0.2, seed: int = 0) -> LabelledImages:
