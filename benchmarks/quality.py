@@ -1,6 +1,7 @@
 """What the choice of views is worth: the accuracy of the features at equal epochs, equal arithmetic and equal time.
 
     python -m benchmarks.quality --data TRAIN --test TEST [--unseen] [--only simclr cheap] [--budget-minutes 60] [--list] [--quick]
+    python -m benchmarks.quality --data TRAIN --test TEST --images 50000 --encoder resnet18 --epochs 100 --device cuda
 
 Method: runs of one small network that differ in the choice of views alone (`hvs_aug.pretraining.study`), paired by their
 seeds. A run is a row, written as it ends and skipped when it is there, so that the file grows over days. The settings of each
@@ -19,10 +20,12 @@ With ``--data`` alone the images are tiles of the photographs in that folder, an
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,26 +206,24 @@ def settings_of(study: Study) -> dict[str, Any]:
     return found if study.batch_size == 256 else found | {"batch_size": study.batch_size}
 
 
-def untrained_row(method: str, images: LabelledImages) -> dict[str, Any]:
+def untrained_row(method: str, study: Study, images: LabelledImages) -> dict[str, Any]:
     """What the first weights know, without a step."""
-    study = STUDIES[method]
     run = prepared(study, ARMS["random"], images.train, 1, seed=0)
     known = features(run.method, images.train[:512], run.views.slots[0].recipe)
     row = {"kind": "untrained", "method": method, "arm": "untrained", "epochs": 0, "seed": 0, "settings": settings_of(study)}
     return row | scores(run.method, study, images) | spread_of(known)
 
 
-def cost_rows(method: str, images: LabelledImages) -> list[dict[str, Any]]:
+def cost_rows(method: str, study: Study, images: LabelledImages) -> list[dict[str, Any]]:
     """The arithmetic of a step of every arm that the plan has for a method, over that of a step on random views."""
     arms = dict.fromkeys(["random", *(run.arm for run in plan() if run.method == method)])
-    counted = {arm: arithmetic(STUDIES[method], ARMS[arm], images.train) for arm in arms if not ARMS[arm].warmup}
+    counted = {arm: arithmetic(study, ARMS[arm], images.train) for arm in arms if not ARMS[arm].warmup}
     key = {"kind": "arithmetic", "method": method}
     return [key | {"arm": arm, "flops": flops, "ratio": flops / counted["random"]} for arm, flops in counted.items()]
 
 
-def time_rows(method: str, images: LabelledImages, repeats: int) -> list[dict[str, Any]]:
+def time_rows(method: str, study: Study, images: LabelledImages, repeats: int) -> list[dict[str, Any]]:
     """The seconds of a step of the arms whose time is claimed, interleaved."""
-    study = STUDIES[method]
     batch = images.train[: study.batch_size]
     contestants = {}
     for arm in ("random", "cheap", "half", "full", "all"):
@@ -235,11 +236,20 @@ def time_rows(method: str, images: LabelledImages, repeats: int) -> list[dict[st
     ]
 
 
-def summary_of(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The claims: paired differences of kNN with their intervals, for each comparison that has two seeds or more."""
+def scaled(epochs: int, length: int) -> int:
+    """The epochs of a run where one of 20 has ``length``, rounded up."""
+    return math.ceil(epochs * length / EPOCHS)
+
+
+def summary_of(rows: Sequence[dict[str, Any]], length: int = EPOCHS) -> dict[str, float]:
+    """The claims: paired differences of kNN with their intervals, for each comparison that has two seeds or more.
+
+    Where a run has ``length`` epochs in the place of 20, all the others have so many times more.
+    """
     found: dict[str, float] = {}
 
     runs = Runs(rows)
+    longer = partial(scaled, length=length)
 
     def compare(name: str, ours: Key, theirs: Key, measure: str = "knn") -> None:
         difference = runs.difference(ours, theirs, measure)
@@ -249,34 +259,35 @@ def summary_of(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         found[f"{name}_low"], found[f"{name}_high"] = round(difference.low, 3), round(difference.high, 3)
         found[f"{name}_seeds"] = difference.pairs
 
-    for method, (random, every) in BUDGETS.items():
-        cheap = (method, "cheap", EPOCHS)
-        for name, key in (("random", (method, "random", EPOCHS)), ("hard", cheap)):
+    for method, budgets in BUDGETS.items():
+        random, every = map(longer, budgets)
+        cheap = (method, "cheap", length)
+        for name, key in (("random", (method, "random", length)), ("hard", cheap)):
             if scored := runs.values(key):
                 found[f"{method}_{name}_knn"] = round(statistics.fmean(scored.values()), 3)
-        compare(f"{method}_gain_equal_epochs", cheap, (method, "random", EPOCHS))
+        compare(f"{method}_gain_equal_epochs", cheap, (method, "random", length))
         compare(f"{method}_gain_equal_arithmetic", cheap, (method, "random", random))
         compare(f"{method}_gain_over_all_views_equal_arithmetic", cheap, (method, "all", every))
         for measure in ("knn_augmented", "probe", "transfer"):
-            compare(f"{method}_{measure}_gain_equal_epochs", cheap, (method, "random", EPOCHS), measure)
+            compare(f"{method}_{measure}_gain_equal_epochs", cheap, (method, "random", length), measure)
             compare(f"{method}_{measure}_gain_equal_arithmetic", cheap, (method, "random", random), measure)
         times = {row["arm"]: row["ratio"] for row in rows if row["kind"] == "time" and row["method"] == method}
         if not times:
             continue
         found[f"{method}_cheap_time_ratio"] = round(times["cheap"], 3)
         # The budgets are whole epochs by arithmetic; they answer for time where cheap took no longer and all views no less.
-        if times["cheap"] * EPOCHS <= random:
+        if times["cheap"] * length <= random:
             compare(f"{method}_gain_equal_time", cheap, (method, "random", random))
-        if times["cheap"] * EPOCHS <= times["all"] * every * 1.02:
+        if times["cheap"] * length <= times["all"] * every * 1.02:
             compare(f"{method}_gain_over_all_views_equal_time", cheap, (method, "all", every))
-    compare("simclr_cheap_gain_vs_full", ("simclr", "cheap", EPOCHS), ("simclr", "full", EPOCHS))
-    compare("simclr_cheap_gain_vs_half", ("simclr", "cheap", EPOCHS), ("simclr", "half", EPOCHS))
+    compare("simclr_cheap_gain_vs_full", ("simclr", "cheap", length), ("simclr", "full", length))
+    compare("simclr_cheap_gain_vs_half", ("simclr", "cheap", length), ("simclr", "half", length))
     for method, arm in dict.fromkeys((run.method, run.arm) for run in plan()):
         if arm not in ("random", "cheap"):
             name = f"{method}_{arm}_gain_equal_epochs".replace("-", "_")
-            compare(name, (method, arm, EPOCHS), (method, "random", EPOCHS))
+            compare(name, (method, arm, length), (method, "random", length))
     for epochs in (5, 10, 40, 80):
-        compare(f"simclr_gain_at_{epochs}_epochs", ("simclr", "cheap", epochs), ("simclr", "random", epochs))
+        compare(f"simclr_gain_at_{epochs}_epochs", ("simclr", "cheap", longer(epochs)), ("simclr", "random", longer(epochs)))
     return found
 
 
@@ -286,6 +297,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=10_000, help="how many of --data; a fifth as many of --test")
     parser.add_argument("--unseen", action="store_true", help="train on half of the classes, evaluate on the others")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="runs whose names hold all of these words: simclr cheap 'seed 0'")
+    parser.add_argument("--encoder", help="another network, in a file of its own: resnet18")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the runs of 20 epochs; all others in proportion")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--budget-minutes", type=float, help="begin no run after so many minutes")
     parser.add_argument("--list", action="store_true", help="print what is there and what is to come, and stop")
     parser.add_argument(
@@ -303,7 +317,12 @@ def main(words: Sequence[str] | None = None) -> None:
         path = options.out or RESULTS / "quality.json"
         draw(json.loads(path.read_text()), path.with_suffix(".png"))
         return
+    studies = {method: replace(study, device=options.device) for method, study in STUDIES.items()}
+    if options.encoder is not None:
+        studies = {method: replace(study, encoder=options.encoder) for method, study in studies.items()}
     name = "quality_tiles" if options.test is None else "quality_unseen" if options.unseen else "quality"
+    name += f"_{options.encoder}" if options.encoder else ""
+    name += f"_{options.epochs}" if options.epochs != EPOCHS else ""
     path = options.out or RESULTS / f"{name}.json"
     images = images_of(options.data, options.test, options.images)
     if options.quick:
@@ -329,12 +348,12 @@ def main(words: Sequence[str] | None = None) -> None:
         rows.extend(found)
         shown = ("kind", "method", "arm", "epochs", "seed", "knn", "knn_augmented", "probe", "feature_std", "ratio", "seconds")
         print(table(found, [name for name in shown if any(name in row for row in found)]), flush=True)
-        write(name, settings, rows, summary_of(rows), path)
+        write(name, settings, rows, summary_of(rows, options.epochs), path)
 
     if options.times:
         rows = [row for row in rows if not (row["kind"] == "time" and row["method"] in options.times)]
         for method in options.times:
-            add(*time_rows(method, images, options.repeats))
+            add(*time_rows(method, studies[method], images, options.repeats))
         return
     for method in options.tune:
         held = images.validation()
@@ -344,21 +363,24 @@ def main(words: Sequence[str] | None = None) -> None:
                 add(row_of(run, study, held, held, "tuning"))
     if options.tune:
         return
-    wanted = [run for run in plan() if all(word in str(run) for word in options.only or ())]
+    runs = [replace(run, epochs=scaled(run.epochs, options.epochs)) for run in plan()]
+    wanted = [run for run in runs if all(word in str(run) for word in options.only or ())]
     if options.quick:
         wanted = [replace(run, epochs=1) for run in wanted[:2]]
     if options.list:
-        print("\n".join(f"{'to come' if is_new('run', run, STUDIES[run.method]) else 'done':8} {run}" for run in wanted))
+        print("\n".join(f"{'to come' if is_new('run', run, studies[run.method]) else 'done':8} {run}" for run in wanted))
         return
     for run in wanted:
         if time.monotonic() > deadline:
             break
-        study = STUDIES[run.method]
+        study = studies[run.method]
         if not any(row["kind"] == "untrained" and row["method"] == run.method for row in rows):
-            add(untrained_row(run.method, judged), *cost_rows(run.method, images))
+            add(untrained_row(run.method, study, judged), *cost_rows(run.method, study, images))
         if is_new("run", run, study):
             add(row_of(run, study, images, judged))
-    print(table([{"summary": key, "value": value} for key, value in summary_of(rows).items()], ["summary", "value"]))
+    print(
+        table([{"summary": key, "value": value} for key, value in summary_of(rows, options.epochs).items()], ["summary", "value"])
+    )
 
 
 if __name__ == "__main__":

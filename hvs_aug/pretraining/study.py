@@ -118,7 +118,7 @@ class Study:
     Attributes:
         method, encoder, options: what is trained; ``options`` go to the method's constructor (``temperature``).
         size: pixels of a view.
-        batch_size, learning_rate: how; the rate is the method's where it is ``None``.
+        batch_size, learning_rate, device: how and where; the rate is the method's where it is ``None``.
         recast: changes each slot of the method: other operations, fewer local views.
     """
 
@@ -128,6 +128,7 @@ class Study:
     size: int = 32
     batch_size: int = 256
     learning_rate: float | None = None
+    device: str = "cpu"
     recast: Callable[[ViewSlot], ViewSlot] | None = None
 
     def __post_init__(self) -> None:
@@ -169,7 +170,7 @@ def train(study: Study, arm: Arm, images: ImageBatch, steps: int, seed: int) -> 
 def prepared(study: Study, arm: Arm, images: ImageBatch, steps: int, seed: int) -> Pretraining:
     """A run of so many steps under an arm, before its first step."""
     settings = Settings(study.method, study.size, study.encoder, 1, study.batch_size, study.learning_rate, seed)
-    run = Pretraining(settings, _NotRead(len(images)), method=study.build(seed))
+    run = Pretraining(settings, _NotRead(len(images)), study.device, method=study.build(seed))
     run.total = steps
     run.views = arm.views(study)
     generator = torch.Generator().manual_seed(seed)

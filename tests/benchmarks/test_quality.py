@@ -60,6 +60,15 @@ def test_unseen_classes_are_not_trained_on(few_tiles: LabelledImages, monkeypatc
     assert len(trained[0]) == 10 and json.loads(out.read_text())["settings"]["test"] == 4
 
 
+def test_a_longer_study_keeps_its_proportions(few_tiles: LabelledImages, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(quality, "EPOCHS", 2)
+    out = tmp_path / "longer.json"
+    quality.main(["--out", str(out), "--epochs", "3", "--encoder", "resnet8", "--only", "random"])
+    document = json.loads(out.read_text())
+    assert {(row["epochs"], row["settings"]["encoder"]) for row in document["rows"] if row["kind"] == "run"} == {(2, "resnet8")}
+    assert quality.scaled(26, 100) == 1300
+
+
 def test_a_claim_is_the_paired_difference_with_its_interval() -> None:
     rows = [
         {
