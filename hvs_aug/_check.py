@@ -13,6 +13,7 @@ __all__ = [
     "HVSError",
     "describe",
     "fail",
+    "is_dense",
     "is_traced",
     "readable",
     "require",
@@ -29,7 +30,10 @@ def describe(value: object) -> str:
     """Say what a value is in a few words: dtype, shape and device of a tensor, the type and value of anything else."""
     if isinstance(value, Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
-        return f"a {dtype} tensor of shape {tuple(value.shape)} on {value.device}"
+        if value.is_nested:
+            return f"a {dtype} nested tensor"
+        kind = "tensor" if value.layout is torch.strided else f"tensor with layout {value.layout},"
+        return f"a {dtype} {kind} of shape {tuple(value.shape)} on {value.device}"
     if isinstance(value, (tuple, list)) and any(isinstance(part, Tensor) for part in value):
         return f"a {type(value).__name__} of {', '.join(map(describe, value))}"
     if isinstance(value, Mapping) and any(isinstance(part, Tensor) for part in value.values()):
@@ -70,6 +74,11 @@ def require_name(name: str, known: Iterable[str], call: str) -> None:
         return
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
     fail(call, f"one of {', '.join(names)}", repr(name), f"did you mean {close[0]!r}?" if close else None)
+
+
+def is_dense(value: object) -> bool:
+    """Whether this is a tensor whose values lie in memory by strides: neither sparse nor nested."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_nested
 
 
 def is_traced(*tensors: Tensor) -> bool:

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from hvs_aug import CandidateViews, HardPairSampler, HVSError, ImageBatch, NTXentLoss, ViewSlot, analysis, collate_images, policies
 from hvs_aug.selection import losses, search
+from tests.ops.pictures import OPERATIONS
+from tests.ops.test_definitions import EXPECTED, draw, of_image
 from tests.selection.models import pairs
 
-from .strategies import FLOATS, answer, few, images, plain, same, tensors
+from .strategies import FLOATS, SIDES, answer, few, images, plain, same, tensors
 
 SLOTS = [ViewSlot(None, candidates=4, select=2)]
 VIEWS = pairs()
@@ -36,6 +38,7 @@ def chosen(batch: Tensor) -> list[Tensor]:
 
 OF_IMAGES: dict[str, Callable[[Tensor], Any]] = {
     "ImageBatch.of": lambda batch: [ImageBatch.of(batch).pixels],
+    "ImageBatch.pack": lambda batch: [ImageBatch.pack(list(batch)).pixels],
     "CandidateViews.make_params": lambda batch: [VIEWS.make_params(batch, generator()).boxes],
     "CandidateViews.transform": lambda batch: VIEWS.transform(batch, VIEWS.make_params(batch, generator())),
     "CandidateViews of a preset": lambda batch: _rendered(CandidateViews.preset("dino", size=16), batch),
@@ -53,6 +56,20 @@ def _rendered(views: CandidateViews, batch: Tensor) -> list[Tensor]:
 @given(batch=images())
 def test_images(name: str, batch: Tensor) -> None:
     assert same(answer(OF_IMAGES[name], HVSError, batch), answer(OF_IMAGES[name], HVSError, plain(batch)))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@few
+@given(data=st.data())
+def test_operations(name: str, data: st.DataObject) -> None:
+    size = data.draw(SIDES), data.draw(SIDES)
+    batch = data.draw(tensors([data.draw(st.integers(0, 3)), 3, *size], [torch.float32]))
+    drawn = draw(OPERATIONS[name], len(batch), size, seed=data.draw(st.integers(0, 9)))
+    found = answer(lambda value: [OPERATIONS[name].apply(value, drawn)], HVSError, batch)
+    assert same(found, [OPERATIONS[name].apply(plain(batch), drawn)])
+    if min(size) > 1:  # torchvision's blur fails on a line of one pixel
+        expected = [EXPECTED[name][0](image, of_image(drawn, index)) for index, image in enumerate(plain(batch))]
+        assert same(list(found[0]), expected)
 
 
 OF_OUTPUTS: dict[str, Callable[[Tensor, Tensor], Any]] = {

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._check import fail, readable, require
+from .._check import describe, fail, is_dense, readable, require
 
 __all__ = ["ImageBatch", "Layout"]
 
 PACKED_DTYPES = (torch.uint8, torch.uint16, torch.float32)
+DTYPES = (*PACKED_DTYPES, torch.float64, torch.float16, torch.bfloat16)
 
 
 class Layout(NamedTuple):
@@ -68,10 +69,12 @@ class ImageBatch:
 
     def __post_init__(self) -> None:
         pixels, sizes = self.pixels, self.sizes
-        if not isinstance(pixels, Tensor) or pixels.ndim not in (1, 4) or (pixels.ndim == 1) != (self.offsets is not None):
+        if not is_dense(pixels) or pixels.ndim not in (1, 4) or (pixels.ndim == 1) != (self.offsets is not None):
             fail("ImageBatch(pixels)", "a (B, C, H, W) tensor, or a one-dimensional tensor with offsets", pixels)
-        is_allowed = pixels.dtype in PACKED_DTYPES if pixels.ndim == 1 else _is_allowed(pixels.dtype)
+        is_allowed = pixels.dtype in (PACKED_DTYPES if pixels.ndim == 1 else DTYPES)
         kinds = "uint8, uint16 or float32" if pixels.ndim == 1 else "uint8, uint16 or floating-point"
+        is_count = isinstance(self.channels, int) and self.channels >= 0
+        require(is_count, "ImageBatch(channels)", "the number of channels", describe(self.channels))
         require(is_allowed, "ImageBatch(pixels)", f"{kinds} values", pixels)
         if not isinstance(sizes, Tensor) or sizes.dtype != torch.int64 or sizes.ndim != 2 or sizes.shape[1] != 2:
             fail("ImageBatch(sizes)", "an int64 tensor of shape (B, 2)", sizes)
@@ -99,7 +102,7 @@ class ImageBatch:
             require(is_within, "ImageBatch(sizes)", f"heights and widths from 1 to those of pixels, {canvas}", came)
             return
         require(min(smallest) >= 1, "ImageBatch(sizes)", "heights and widths of at least 1", came)
-        ends = self.offsets + self.sizes.prod(1) * self.channels
+        ends = self.offsets + self.sizes.double().prod(1) * self.channels  # where an int64 would start again below 0
         is_within = int(self.offsets.amin()) >= 0 and int(ends.amax()) <= len(self.pixels)
         came = f"images from {int(self.offsets.amin())} to {int(ends.amax())}"
         require(is_within, "ImageBatch(offsets)", f"images within the {len(self.pixels)} values of pixels", came)
@@ -113,7 +116,7 @@ class ImageBatch:
             "ImageBatch.of(images)",
             "pass collate_fn=hvs_aug.collate_images to the DataLoader, and no transform to its dataset.",
         )
-        if not isinstance(images, Tensor) or images.ndim != 4:
+        if not is_dense(images) or images.ndim != 4:
             fail(call, "an ImageBatch or a (B, C, H, W) tensor", images, hint)
         if images.shape[1] > 4 >= images.shape[3] and images.dtype in (torch.uint8, torch.uint16):
             fail(call, "a (B, C, H, W) tensor", f"{images.shape}, whose channels come last", "pass images.permute(0, 3, 1, 2).")
@@ -128,18 +131,26 @@ class ImageBatch:
             and as many values, or ``None`` to allocate one.
         """
         call = "ImageBatch.pack(images)"
+        is_several = isinstance(images, Sequence) or (is_dense(images) and images.ndim == 4)
+        require(is_several, call, "a list of (C, h, w) tensors", images)
         require(len(images) > 0, call, "at least one image", "none")
-        channels, dtype = images[0].shape[0] if images[0].ndim else 0, images[0].dtype
+        first = images[0]
+        require(is_dense(first) and first.ndim == 3, call, "(C, h, w) tensors", first)
+        channels, dtype = len(first), first.dtype
         for image in images:
-            is_alike = image.ndim == 3 and len(image) == channels and image.dtype == dtype and image.device.type == "cpu"
-            require(is_alike, call, f"(C, h, w) images of {channels} channels and {dtype} on the CPU", image)
-        require(dtype in PACKED_DTYPES, call, "uint8, uint16 or float32 images", images[0])
+            is_alike = is_dense(image) and image.ndim == 3 and len(image) == channels and image.dtype == dtype
+            expected = f"(C, h, w) images of {channels} channels and {dtype} on the CPU"
+            require(is_alike and image.device.type == "cpu", call, expected, image)
+        require(dtype in PACKED_DTYPES, call, "uint8, uint16 or float32 images", first)
         sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64, device="cpu")
         counts = sizes.prod(1) * channels
         ends = counts.cumsum(0)
         total = int(ends[-1])
         packed = torch.empty(total, dtype=dtype, device="cpu") if out is None else out
-        require(packed.shape == (total,) and packed.dtype == dtype, "ImageBatch.pack(out)", f"{total} values of {dtype}", packed)
+        call = "ImageBatch.pack(out)"
+        require(is_dense(packed) and packed.shape == (total,) and packed.dtype == dtype, call, f"{total} values of {dtype}", packed)
+        is_writable = packed.device.type == "cpu" and not packed.requires_grad
+        require(is_writable, call, "a tensor on the CPU that requires no gradient", packed)
         for end, image in zip(ends.tolist(), images, strict=True):
             write_packed(image, packed[end - image.numel() : end])
         return ImageBatch(packed, sizes, ends - counts, channels)
@@ -152,6 +163,9 @@ class ImageBatch:
 
     def __getitem__(self, rows: slice | Tensor) -> ImageBatch:
         """The images that a slice or a one-dimensional index tensor names, without a copy where they are packed."""
+        is_index = isinstance(rows, slice) or (isinstance(rows, Tensor) and rows.ndim == 1 and not rows.is_floating_point())
+        hint = "batch.image(index) is one of the images."
+        require(is_index, "ImageBatch[rows]", "a slice or a one-dimensional index tensor", rows, hint)
         index = torch.arange(len(self), device="cpu")[rows if isinstance(rows, slice) else rows.cpu()]
         if self.offsets is not None:
             return replace(self, sizes=self.sizes[index], offsets=self.offsets[index])
@@ -226,7 +240,3 @@ def write_packed(image: Tensor, place: Tensor) -> None:
         np.copyto(place.numpy(), values.reshape(-1).numpy())  # one memcpy; copy_ takes about a fifth longer
     else:
         place.view(values.shape).copy_(values)
-
-
-def _is_allowed(dtype: torch.dtype) -> bool:
-    return dtype in (torch.uint8, torch.uint16) or dtype.is_floating_point

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import default_collate, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from .._check import HVSError, describe, fail, require
+from .._check import HVSError, describe, fail, is_dense, require
 from .._memory import Recycled
 from .batch import ImageBatch, write_packed
 from .decode import decode_image, reason_of, size_in_header
@@ -83,7 +83,8 @@ def collate_images(samples: Sequence[Any], *, max_side: int | None = 1024, chann
         (torch.Size([252]), [[8, 6], [4, 9]], tensor([0, 1]))
     """
     require(isinstance(channels, int) and channels >= 1, "collate_images(channels)", "a count of at least 1", channels)
-    require(max_side is None or max_side >= 1, "collate_images(max_side)", "a number of pixels of at least 1, or None", max_side)
+    is_side = max_side is None or (isinstance(max_side, (int, float)) and max_side >= 1)
+    require(is_side, "collate_images(max_side)", "a number of pixels of at least 1, or None", describe(max_side))
     require(isinstance(samples, Sequence) and len(samples) > 0, "collate_images(samples)", "a list of at least one sample", samples)
     key = _image_key(samples[0])
     raw = [_image_of(sample, key, samples[0], index) for index, sample in enumerate(samples)]
@@ -181,7 +182,8 @@ def _to_pixels(image: Any, channels: int, max_side: int | None, name: str) -> tu
         except Exception as error:  # opened by the dataset, read only now: Pillow raises nearly every exception for damaged bytes
             got = f"mode {image.mode} ({reason_of(error)})"
             fail(name, f"an image that PIL can read and convert to {channels} channels", got)
-    elif isinstance(image, Tensor) and image.ndim in (2, 3):
+    elif is_dense(image) and image.ndim in (2, 3):
+        require(image.device.type != "meta", name, "a tensor that holds values", image)
         pixels = image.detach().as_subclass(Tensor)
         pixels = pixels[None] if pixels.ndim == 2 else pixels
     else:
@@ -228,12 +230,20 @@ def _count(image: Any, channels: int, max_side: int | None) -> int:
 
 def _are_alike(raw: Sequence[Any], channels: int, max_side: int | None) -> bool:
     """Whether all images are plain uint8 tensors of one size that only have to be copied, as those of CIFAR in memory."""
-    shape: Sequence[int] = getattr(raw[0], "shape", ())
+    shape: Sequence[int] = raw[0].shape if is_dense(raw[0]) else ()
     if len(shape) != 3 or shape[0] != channels or 0 in shape or (max_side is not None and max(shape) > max_side):
         return False
     # A mark on the tensor (RawImages) lies in its attributes.
     plain = (Tensor, RawImage)
-    return all(type(image) in plain and image.dtype == torch.uint8 and image.shape == shape and not vars(image) for image in raw)
+    return all(
+        type(image) in plain
+        and is_dense(image)
+        and image.dtype == torch.uint8
+        and image.shape == shape
+        and image.device.type == "cpu"
+        and not vars(image)
+        for image in raw
+    )
 
 
 def _packed_at_once(images: Sequence[Tensor]) -> ImageBatch:

@@ -45,10 +45,10 @@ def render(images: ImageBatch, boxes: Tensor, drawn: Mapping[str, Draws], plan: 
     taps = most_taps(tallest, plan.size[0], plan.interpolation), most_taps(widest, plan.size[1], plan.interpolation)
     mirrored = plan.mirrored(flat, views * count, device)
     flat_boxes = boxes.flatten(0, 1)
-    step = max(1, _CHUNK_BYTES // (8 * images.channels * max(tallest, plan.size[0]) * plan.size[1]))
+    most = max(1, _CHUNK_BYTES // (8 * images.channels * max(tallest, plan.size[0]) * plan.size[1]))
     parts = []
-    for start in range(0, views * count, step):
-        part = slice(start, start + step)
+    for start in range(0, views * count, most):
+        part = slice(start, start + most)
         view = crop_resize(
             unit_values,
             offsets[part],

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
 import pytest
 import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from hvs_aug._check import HVSError
-from hvs_aug.data import ImageBatch
+from hvs_aug.data import ImageBatch, collate_images
 
 
 def images() -> list[torch.Tensor]:
@@ -103,6 +106,21 @@ def test_what_lies_beside_an_image_and_integers_are_always_in_range() -> None:
         assert whole.outside_unit_range().item() == 0
 
 
+@pytest.mark.parametrize("rows", [0, [0, 1], torch.tensor(0), torch.tensor([0.0]), torch.tensor([[0]]), None], ids=str)
+def test_what_names_no_rows_is_refused(rows: object) -> None:
+    with pytest.raises(HVSError, match=r"ImageBatch\[rows\]: expected a slice or a one-dimensional index tensor"):
+        ImageBatch.pack(images())[rows]  # type: ignore[index]
+
+
+def test_nested_tensors_are_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are experimental
+        nested = torch.nested.nested_tensor([torch.rand(3, 4, 5), torch.rand(3, 6, 7)])
+    for call in (ImageBatch.of, lambda value: collate_images([value])):
+        with pytest.raises(HVSError, match="got a float32 nested tensor"):
+            call(nested)
+
+
 def test_what_cannot_be_packed_is_refused() -> None:
     for wrong, message in (
         ([], "at least one image, got none"),
@@ -116,9 +134,17 @@ def test_what_cannot_be_packed_is_refused() -> None:
         ([torch.zeros(3, 2, 2, device="meta")], "on meta"),
         ([torch.zeros(3, 2, 2, dtype=torch.float64)], "uint8, uint16 or float32 images, got a float64 tensor"),
         ([torch.zeros(3, 0, 2)], "heights and widths of at least 1"),
+        ([np.zeros((3, 2, 2), np.uint8)], "tensors, got ndarray"),
+        ([torch.zeros(3, 2, 2), None], "on the CPU, got NoneType"),
+        ([torch.zeros(3, 2, 2).to_sparse()], "got a float32 tensor with layout torch.sparse_coo, of shape"),
+        (torch.zeros(()), "a list of"),
+        (None, "a list of"),
     ):
         with pytest.raises(HVSError, match=message):
             ImageBatch.pack(wrong)
+    for out in (torch.zeros(12, requires_grad=True), torch.zeros(12, device="meta")):
+        with pytest.raises(HVSError, match=r"ImageBatch.pack\(out\): expected a tensor on the CPU that requires no gradient"):
+            ImageBatch.pack([torch.zeros(3, 2, 2)], out)
     with pytest.raises(
         HVSError, match=r"ImageBatch.pack\(out\): expected 12 values of torch.float32, got a float32 tensor of shape \(13,\)"
     ):
@@ -146,6 +172,12 @@ def test_what_cannot_be_packed_is_refused() -> None:
             r"from 1 to those of pixels, \(8, 8\), got sizes from \(8, 9\) to \(8, 9\)",
         ),
         (torch.zeros(1, 3, 8, 8), torch.tensor([[0, 8]]), r"from 1 to those of pixels, \(8, 8\), got sizes from \(0, 8\)"),
+        (
+            torch.zeros(1, 3, 8, 8).to_sparse(),
+            torch.tensor([[8, 8]]),
+            "got a float32 tensor with layout torch.sparse_coo, of shape",
+        ),
+        (torch.zeros(1, 3, 8, 8).to(torch.float8_e4m3fn), torch.tensor([[8, 8]]), "floating-point values, got a float8_e4m3fn"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(pixels: torch.Tensor, sizes: torch.Tensor, message: str) -> None:
@@ -161,6 +193,10 @@ def test_what_does_not_fit_together_is_refused(pixels: torch.Tensor, sizes: torc
         ([[0, 2]], [0], 3, "heights and widths of at least 1"),
         ([[2, 2]], [0, 0], 3, r"ImageBatch\(offsets\): expected an int64 tensor of shape \(1,\)"),
         ([[2, 2]], [0], 0, "the number of channels of the packed images, got int 0"),
+        ([[2, 2]], [0], "3", r"ImageBatch\(channels\): expected the number of channels, got str"),
+        ([[2, 2]], [0], 2.5, r"ImageBatch\(channels\): expected the number of channels, got float"),
+        ([[2**31, 2**33]], [0], 3, "images within the 12 values of pixels"),  # 2 ** 64 values, which an int64 takes for 0
+        ([[2, 2]], [2**63 - 10], 3, "images within the 12 values of pixels"),
     ],
 )
 def test_packed_images_lie_within_the_pixels(sizes: list[list[int]], offsets: list[int], channels: int, message: str) -> None:

@@ -333,6 +333,19 @@ BAD: dict[str, tuple[Sequence[Any], dict[str, Any], str, str]] = {
         "collate_images(channels): expected a count of at least 1, got int 0",
         "",
     ),
+    "sparse": ([torch.zeros(3, 2, 2, dtype=torch.uint8).to_sparse()], {}, "got a uint8 tensor with layout torch.sparse_coo", ""),
+    "meta": (
+        [torch.zeros(3, 2, 2, dtype=torch.uint8), torch.zeros(3, 2, 2, dtype=torch.uint8, device="meta")],
+        {},
+        "collate_images(samples[1]): expected a tensor that holds values, got a uint8 tensor of shape (3, 2, 2) on meta",
+        "",
+    ),
+    "max_side as text": (
+        [torch.zeros(3, 2, 2)],
+        {"max_side": "224"},
+        "a number of pixels of at least 1, or None, got str '224'",
+        "",
+    ),
     "max_side": (
         [torch.zeros(3, 2, 2)],
         {"max_side": 0},

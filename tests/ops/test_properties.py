@@ -90,6 +90,15 @@ def test_a_batch_is_rendered_as_its_images_are(name: str) -> None:
         torch.testing.assert_close(together[index : index + 1], alone, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_a_batch_that_is_rendered_in_parts_is_the_same(renderer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    views, images = CandidateViews(ViewSlot(RECIPE, 3, 1), renderer=renderer), pictures(33, 40)
+    params = views.make_params(images)
+    (whole,) = views.transform(images, params)
+    monkeypatch.setattr("hvs_aug.ops.batched._CHUNK_BYTES", 8 * 3 * 33 * 24 * 5)  # five views
+    torch.testing.assert_close(views.transform(images, params)[0], whole, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_empty_batches(name: str) -> None:
     operation = OPERATIONS[name]

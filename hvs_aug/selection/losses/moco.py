@@ -39,7 +39,8 @@ class MoCoLoss(PairLoss):
     One product of all queries with the queue (or with all keys), in blocks of rows: beside normalised copies of the outputs, peak
     memory is two blocks (4 MiB each on a CPU, 64 MiB on a device, or one row if that is larger).
 
-    An image whose query or key is not finite has non-finite entries where these count; it is no negative for the others.
+    An image whose query or key is not finite has non-finite entries where these count; a key that is not finite is no negative
+    for the others.
 
     Shape: (v, B, width) each -> (V, V, B); the diagonal is 0.
     Source: MoCo, arXiv 1911.05722, equation 1 and algorithm 1; MoCo v3, arXiv 2104.02057, equation 1 and algorithm 1.
