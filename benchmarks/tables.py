@@ -184,10 +184,11 @@ def _soak() -> str:
         "pretrain": "`hvs-aug pretrain`, one worker, anew each epoch",
     }
     for name, words in parts.items():
-        resident, heap = (
-            f"{rows[name][key]:+.1f} ± {rows[name][f'{key}_error']:.1f} bytes a step" for key in ("bytes_per_step", "heap_per_step")
+        own = [(rows[name][key], rows[name][f"{key}_error"]) for key in ("bytes_per_step", "heap_per_step")]
+        resident, heap = (f"{round(value, 1) + 0.0:+.1f} ± {error:.1f}" for value, error in own)
+        lines.append(
+            [f"Growth of memory: {words}", f"{rows[name]['steps']:,} steps", f"{resident} bytes a step; asked for: {heap}"]
         )
-        lines.append([f"Memory does not grow: {words}", f"{rows[name]['steps']:,} steps", f"{resident}; asked for {heap}"])
     opened = f"{summary['handles_leaked']:.0f}"
     lines.append(
         ["No file, thread or shared-memory segment is left open", f"the same {summary['steps_soaked']:,.0f} steps", opened]
