@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 METHODS = "simclr|simsiam|byol|dino|ibot"
-POLICIES = "hardest|easiest|random|random-scored|min_iou|softmax:T|semi_hard:Q|mixture:P|warmup:STEPS"
+POLICIES = "hardest|easiest|random|random-scored|min_iou|softmax:T|semi_hard:Q|mixture:P|warmup:STEPS|all"
 MODELS = "resnet8, resnet18, resnet50, vit-micro, vit-tiny, vit-small, or timm:NAME"
 
 ARGUMENTS = {

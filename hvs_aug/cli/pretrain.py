@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, help="default: 256")
     parser.add_argument("--learning-rate", type=float, help="of AdamW, for a batch of 256 (default: the method's)")
     parser.add_argument("--candidates", type=int, help="candidates per image; per kept view for dino and ibot (default: 4, 2)")
-    parser.add_argument("--policy", metavar="NAME", help=f"{POLICIES} (default: hardest)")
+    parser.add_argument("--policy", metavar="NAME", help=f"{POLICIES} (default: hardest; all trains on every candidate)")
     parser.add_argument("--scoring", metavar="full|cheap", help="cheap: at half the size, in bfloat16 (default: cheap)")
     parser.add_argument("--score-scale", type=float, metavar="S", help="score at this fraction of the size (default: --scoring's)")
     parser.add_argument("--every", type=int, metavar="K", help="score on every K-th step (default: 1)")
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
     started = _resumed if arguments.resume else _new
     run = started(arguments, out / CHECKPOINT, images, device, workers)
     settings = run.settings
-    chosen = f"{run.views.candidates} candidates each" if settings.policy != "random" else "random views"
+    chosen = "random views" if settings.policy == "random" else f"{run.views.candidates} candidates each"
     print(
         f"{len(images):,} images, {settings.method}, views of {settings.size} px, {chosen}, "
         f"{run.total:,} steps of {run.batch_size}",

@@ -24,6 +24,7 @@ from ..data.collate import collate_images
 from ..selection.named import as_policy, as_scoring
 from ..selection.scoring import Scoring
 from ..selection.watch import timings
+from ..views.candidates import CandidateViews
 from .build import METHODS, build_method, use_transform
 from .checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint, whole_file
 from .encoder_file import save_encoder
@@ -58,6 +59,10 @@ class Images(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
+ALL = "all"
+"""In the place of a policy: nothing is chosen."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """All that decides what a run computes, beside its images. Saved with its checkpoint.
@@ -66,7 +71,7 @@ class Settings:
         method, size, encoder: what is trained, for views of how many pixels.
         epochs, batch_size, learning_rate, seed: how. ``learning_rate`` is that of the method where it is ``None``.
         candidates, policy, scoring: which views are trained on, as in :class:`hvs_aug.HardPairSampler`. ``"cheap"`` trained as
-            well as ``"full"`` in ``benchmarks/results/quality.json``.
+            well as ``"full"`` in ``benchmarks/results/quality.json``. The policy ``"all"`` trains on every candidate.
         score_scale, every: in the place of the scoring's own ``scale`` and ``every``.
         transform: ``module:object``, a transform of your own in the place of the method's augmentation.
     """
@@ -94,7 +99,8 @@ class Settings:
         rate = self.learning_rate
         require(rate is None or 0 < rate < math.inf, "Settings(learning_rate)", "a finite number above 0", rate)
         require(0 <= self.seed < 2**32, "Settings(seed)", "an integer from 0 to 2**32 - 1", self.seed)
-        as_policy(self.policy, "--policy")
+        if self.policy != ALL:
+            as_policy(self.policy, "--policy")
         self.as_scoring()
 
     def as_scoring(self) -> Scoring:
@@ -145,9 +151,11 @@ class Pretraining:
         if settings.transform is not None:
             use_transform(self.method, settings.method, settings.transform)
         self.views = self.method.views(settings.size, settings.candidates)
+        if settings.policy == ALL:
+            self.views = CandidateViews([replace(slot, select=slot.candidates) for slot in self.views.slots])
         self.sampler = self.method.sampler(
             self.views,
-            policy=settings.policy,
+            policy="random" if settings.policy == ALL else settings.policy,
             scoring=settings.as_scoring(),
             generator=torch.Generator().manual_seed(settings.seed),
         )

@@ -99,6 +99,15 @@ def test_random_views_are_not_scored() -> None:
     assert not calls and all(line["chosen_loss"] is None and line["iou"] == line["iou_random"] for line in lines)
 
 
+def test_all_candidates_are_trained_on_and_not_scored(tmp_path: Path) -> None:
+    run = small_run("simsiam", policy="all", candidates=3)
+    line = run.run(tmp_path, progress=False, log_every=1)[-1]
+    assert line["chosen_loss"] is None and line["chosen"] == pytest.approx([1 / 3] * 3, abs=1e-4)
+    assert [slot.select for slot in run.views.slots] == [3]
+    resumed = Pretraining.resume(tmp_path / "checkpoint.safetensors", Noise())
+    assert resumed.settings.policy == "all" and [slot.select for slot in resumed.views.slots] == [3]
+
+
 def test_the_overlap_is_that_of_the_views_that_were_chosen() -> None:
     lines = small_run(policy="min_iou", candidates=8).run(progress=False, log_every=1)
     assert all(line["iou"] < 0.5 * line["iou_random"] for line in lines)
