@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .._check import fail, require, require_fraction
+from .._workers import batches_of
 from ..data.sources import printable
 from .checkpoint import naming_file
 
@@ -62,13 +63,13 @@ class SkippedImages:
         )
 
 
-def naming_killers(batches: Iterable[_Batch], dataset: Any) -> Iterator[_Batch]:
+def naming_killers(loader: Iterable[_Batch], dataset: Any) -> Iterator[_Batch]:
     """The batches of a DataLoader; where one of its workers dies, the error names the files that were being read, if any.
 
     Raises: HVSError if a worker dies, with the files of :attr:`hvs_aug.RawImages.unfinished`.
     """
     try:
-        yield from batches
+        yield from batches_of(loader)
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker (pid"):  # raised in a worker, which lives on
             raise
