@@ -140,6 +140,12 @@ def write(
     return path
 
 
+def results(name: str) -> dict[str, Any]:
+    """A file of benchmarks/results/."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
 def resumed(path: Path, settings: Mapping[str, Any], *, free: Collection[str] = (), timed: bool = True) -> list[dict[str, Any]]:
     """The rows that a run which stopped had written; none where there is no file.
 

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS
+from benchmarks.common import RESULTS, results
 from benchmarks.quality import BUDGETS, EPOCHS
 from benchmarks.quality_rows import Key, Runs
 
 METHODS = {"simclr": "SimCLR", "simsiam": "SimSiam", "byol": "BYOL", "dino": "DINO", "ibot": "iBOT"}
+ARMS_OF = METHODS | {"simsiam-256": "SimSiam, batch of 256"}
 MEASURES = {"knn": "kNN", "knn_augmented": "kNN, augmented queries", "probe": "linear probe", "transfer": "kNN on photograph tiles"}
+TUNED = ("learning_rate", "temperature", "batch_size", "momentum")
 WORDS = {
     "random": "random views",
     "cheap": "hard, `CHEAP`",
@@ -109,7 +111,7 @@ def measures(runs: Runs) -> str:
 def arms(runs: Runs) -> str:
     """Every way to choose that was tried, against random views at equal epochs."""
     lines = []
-    for method in ("simclr", "simsiam", "dino"):
+    for method, title in ARMS_OF.items():
         for arm, words in WORDS.items():
             key = (method, arm, EPOCHS)
             if not runs.values(key):
@@ -118,8 +120,21 @@ def arms(runs: Runs) -> str:
             gained = "" if arm == "random" else gain(runs, key, (method, "random", EPOCHS))
             spread = statistics.fmean(runs.values(key, "feature_std").values())
             cells = ["" if ratio is None else f"{ratio:.2f}", mean(runs, key), mean(runs, key, "probe"), gained, f"{spread:.2f}"]
-            lines.append([f"{METHODS[method]}, {words}", *cells])
+            lines.append([f"{title}, {words}", *cells])
     return markdown(["", "arithmetic of a step", "kNN, %", "linear probe, %", "gain in kNN", "spread of features"], lines)
+
+
+def elsewhere(runs: Runs) -> str:
+    """What SimCLR gains at equal epochs by each measure, also on other images than those of the main study."""
+    others = {"half of its classes, asked about the others": "quality_unseen", "tiles of 125 photographs": "quality_tiles"}
+    every = {"CIFAR-10": runs} | {words: Runs(results(name)["rows"]) for words, name in others.items()}
+    ours, theirs = ("simclr", "cheap", EPOCHS), ("simclr", "random", EPOCHS)
+    lines = []
+    for words, found in every.items():
+        cells = [gain(found, ours, theirs, measure) for measure in ("knn", "knn_augmented", "probe")]
+        lines.append([words, mean(found, theirs), mean(found, ours), *cells])
+    columns = ["SimCLR", "random views, kNN %", "hard views, kNN %", "gain in kNN", "augmented queries", "linear probe"]
+    return markdown(columns, lines)
 
 
 def lengths(runs: Runs) -> str:
@@ -137,9 +152,8 @@ def tuning(runs: Runs) -> str:
     lines = []
     for row in runs.rows:
         if row["kind"] == "tuning":
-            settings = ", ".join(
-                f"{name.replace('_', ' ')} {value:g}" for name, value in row["settings"].items() if name != "encoder"
-            )
+            named = {name: value for name, value in row["settings"].items() if name in TUNED}
+            settings = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in named.items())
             lines.append([METHODS[row["method"]], settings, f"{row['knn']:.1f}", f"{row['probe']:.1f}"])
     return markdown(["random views", "settings", "kNN, %", "linear probe, %"], lines)
 
@@ -203,6 +217,7 @@ QUALITY_TABLES: dict[str, Callable[[Runs], str]] = {
     "quality": gains,
     "quality_arms": arms,
     "quality_choices": choices,
+    "quality_elsewhere": elsewhere,
     "quality_lengths": lengths,
     "quality_measures": measures,
     "quality_tuning": tuning,

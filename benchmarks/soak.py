@@ -6,9 +6,11 @@ Method: every part runs in a process of its own, all at once. ``sampler`` calls 
 hvs_aug.wrap with two persistent workers, ``pretrain`` is the command on a folder of small PNG files with one worker, which is
 started anew every epoch. Every 25 steps the resident memory of the process and its children is read, and the number of its open
 files, threads and mapped shared-memory segments. ``bytes_per_step`` is the slope of a line through the mean memory of blocks of a
-twentieth of the steps, after the first tenth, with its standard error. Files, threads and segments in flight come and go, so the
-fewest of the last fifth of the steps are compared with the fewest of the fifth after the first tenth. ``time_ratio`` compares the
-median CPU time of a step in the same two fifths, which other processes on the machine disturb less than the time of a clock.
+twentieth of the steps, after the first tenth, with its standard error. ``heap_per_step`` is that of the bytes which the process
+itself has asked for and not given back (glibc's count), which pages that settle do not disturb. Files, threads and segments in
+flight come and go, so the fewest of the last fifth of the steps are compared with the fewest of the fifth after the first tenth.
+``time_ratio`` compares the median CPU time of a step in the same two fifths, which other processes on the machine disturb less than
+the time of a clock.
 
 ``kill`` ends ``hvs-aug pretrain`` with SIGKILL at a random moment of its time, amid the writing of a checkpoint, or between the
 writing and the renaming. It survived if the run that is then resumed ends with the same metrics, weights and optimiser, bit for
@@ -19,6 +21,7 @@ that modules of equal seeds drew in several ranks, epochs and workers.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import math
 import multiprocessing
@@ -127,10 +130,26 @@ def observed() -> dict[str, int]:
         segments = sum("/dev/shm/" in line or "/torch_" in line for line in file)
     return {
         "bytes": sum(map(resident, processes)),
+        "heap": heap(),
         "files": len(os.listdir("/proc/self/fd")),
         "threads": len(os.listdir("/proc/self/task")),
         "segments": segments,
     }
+
+
+class _Heap(ctypes.Structure):
+    """glibc's ``struct mallinfo2``."""
+
+    NAMES = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_ = tuple((name, ctypes.c_size_t) for name in NAMES)
+
+
+def heap() -> int:
+    """Bytes that this process holds of those it asked glibc for."""
+    ask = ctypes.CDLL(None).mallinfo2
+    ask.restype = _Heap
+    found = ask()
+    return int(found.uordblks + found.hblkhd)
 
 
 def resident(process: str) -> int:
@@ -144,7 +163,7 @@ def resident(process: str) -> int:
 class Watch:
     """Counts steps, and what is held after some of them, in memory of its own that does not grow."""
 
-    KEYS = ("bytes", "files", "threads", "segments")
+    KEYS = ("bytes", "heap", "files", "threads", "segments")
 
     def __init__(self, most: int = 100_000) -> None:
         # Ones, not zeros: pages that nobody wrote to do not count as resident until they are written.
@@ -165,16 +184,19 @@ class Watch:
         looks = self.steps // EVERY
         held = self.held[:looks]
         slope, error = memory_slope(held[:, 0].tolist())
+        heap_slope, heap_error = memory_slope(held[:, 1].tolist())
         early, late = slice(looks // 10, 3 * looks // 10), slice(looks - looks // 5, looks)
-        grown = held[late, 1:].min(0) - held[early, 1:].min(0)
+        grown = held[late, 2:].min(0) - held[early, 2:].min(0)
         medians = [float(np.median(self.seconds[part.start * EVERY : part.stop * EVERY])) for part in (early, late)]
         return {
             "part": name,
             "steps": self.steps,
             "bytes_per_step": slope,
             "bytes_per_step_error": error,
+            "heap_per_step": heap_slope,
+            "heap_per_step_error": heap_error,
             "mib_at_end": float(held[-1, 0]) / 2**20,
-            **{f"{key}_leaked": int(value) for key, value in zip(self.KEYS[1:], grown, strict=True)},
+            **{f"{key}_leaked": int(value) for key, value in zip(self.KEYS[2:], grown, strict=True)},
             "cpu_milliseconds": medians[1] * 1000,
             "time_ratio": medians[1] / medians[0],
         }
@@ -397,6 +419,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "steps_soaked": sum(row["steps"] for row in soaked),
         "bytes_leaked_per_step": worst["bytes_per_step"],
         "bytes_leaked_per_step_error": worst["bytes_per_step_error"],
+        "heap_leaked_per_step": max(row["heap_per_step"] for row in soaked),
         "handles_leaked": sum(max(0, row[f"{key}_leaked"]) for row in soaked for key in ("files", "threads", "segments")),
         "draws_shared": drawn["shared"],
     }

@@ -7,13 +7,12 @@ A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. The tests 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks.augmentation import fastest
-from benchmarks.common import RESULTS, ROOT
+from benchmarks.common import RESULTS, ROOT, results
 from benchmarks.quality_rows import Runs
 from benchmarks.quality_tables import METHODS, QUALITY_TABLES, markdown
 
@@ -42,12 +41,6 @@ def filled(text: str) -> str:
 
 def _table(name: str) -> str:
     return QUALITY_TABLES[name](Runs(results("quality")["rows"])) if name in QUALITY_TABLES else TABLES[name]()
-
-
-def results(name: str) -> dict[str, Any]:
-    """A file of benchmarks/results/."""
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return found
 
 
 def _cost() -> str:
@@ -191,8 +184,11 @@ def _soak() -> str:
         "pretrain": "`hvs-aug pretrain`, one worker, anew each epoch",
     }
     for name, words in parts.items():
-        grown = f"{rows[name]['bytes_per_step']:+.0f} ± {rows[name]['bytes_per_step_error']:.0f} bytes a step"
-        lines.append([f"Growth of memory: {words}", f"{rows[name]['steps']:,} steps", grown])
+        own = [(rows[name][key], rows[name][f"{key}_error"]) for key in ("bytes_per_step", "heap_per_step")]
+        resident, heap = (f"{round(value, 1) + 0.0:+.1f} ± {error:.1f}" for value, error in own)
+        lines.append(
+            [f"Growth of memory: {words}", f"{rows[name]['steps']:,} steps", f"{resident} bytes a step; asked for: {heap}"]
+        )
     opened = f"{summary['handles_leaked']:.0f}"
     lines.append(
         ["No file, thread or shared-memory segment is left open", f"the same {summary['steps_soaked']:,.0f} steps", opened]

@@ -1,13 +1,15 @@
-"""What every test starts from: a fixed random state, reproducible properties, and no GPU test where there is no GPU."""
+"""What every test starts from: a fixed random state, reproducible properties, and no test of what is not there."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from packaging.requirements import Requirement
 
 from hvs_aug.views import draw
 
@@ -40,6 +42,18 @@ def pytest_runtest_call() -> Iterator[None]:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what is marked ``gpu`` on a machine without one."""
+    """Skip what is marked ``gpu`` on a machine without one, and what is marked ``needs`` without these packages."""
     if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
+    for marker in item.iter_markers("needs"):
+        for requirement in map(Requirement, marker.args):
+            if not is_installed(requirement):
+                pytest.skip(f"needs {requirement}")
+
+
+def is_installed(requirement: Requirement) -> bool:
+    """Whether a package of this name is there, in a version that fits."""
+    try:
+        return requirement.specifier.contains(version(requirement.name), prereleases=True)
+    except PackageNotFoundError:
+        return False

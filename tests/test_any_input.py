@@ -109,7 +109,6 @@ OF_TABLES: dict[str, Callable[[Tensor], Any]] = {
     "mixture": _chosen_by(policies.mixture(0.5)),
     "expected_loss": lambda table: [analysis.expected_loss(table, SLOTS)],
     "spread": lambda table: [analysis.spread(table, SLOTS)],
-    "collapsed": lambda table: [analysis.collapsed(table, SLOTS)],
 }
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from .metrics import (
     SelectionMeter,
     chance,
-    collapsed,
     color_distance,
     crop_scale,
     expected_loss,
     hardness_captured,
     mean_over_pairs,
     spread,
-    warn_of_collapse,
 )
 from .plots import bars, curves
 from .report import Report, inspect
@@ -24,7 +22,6 @@ __all__ = [
     "SelectionMeter",
     "bars",
     "chance",
-    "collapsed",
     "color_distance",
     "contact_sheet",
     "crop_scale",
@@ -35,5 +32,4 @@ __all__ = [
     "mean_over_pairs",
     "panels",
     "spread",
-    "warn_of_collapse",
 ]

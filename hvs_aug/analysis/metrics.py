@@ -7,7 +7,6 @@ Sizes: V candidates per image, S selected views, B images. A selection is compar
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import torch
@@ -22,14 +21,12 @@ from ..views.recipe import ViewSlot
 __all__ = [
     "SelectionMeter",
     "chance",
-    "collapsed",
     "color_distance",
     "crop_scale",
     "expected_loss",
     "hardness_captured",
     "mean_over_pairs",
     "spread",
-    "warn_of_collapse",
 ]
 
 
@@ -136,26 +133,6 @@ def spread(table: Tensor, slots: Sequence[ViewSlot]) -> Tensor:
             if len(pairs):
                 widest = torch.maximum(widest, pairs.amax(0) - pairs.amin(0))
     return widest
-
-
-def collapsed(table: Tensor, slots: Sequence[ViewSlot], tolerance: float = 1e-5) -> Tensor:
-    """Whether no image of the batch has a pair that is harder than another: 0-dim bool, on the table's device.
-
-    The table looks like this if the outputs of the model no longer depend on its input.
-    """
-    return (spread(table, slots) < tolerance).all()
-
-
-def warn_of_collapse(table: Tensor, slots: Sequence[ViewSlot], tolerance: float = 1e-5) -> bool:
-    """Warn if the table is :func:`collapsed`. It waits for the device, so call it when logging, not in every step."""
-    if not bool(collapsed(table, slots, tolerance)):
-        return False
-    warnings.warn(
-        f"all candidate pairs of all {table.shape[-1]} images have the same loss, within {tolerance:g}: the model's outputs no "
-        "longer depend on its input (collapse), and the choice is that of the lowest indices.",
-        stacklevel=2,
-    )
-    return True
 
 
 class SelectionMeter:

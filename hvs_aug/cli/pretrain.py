@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
     share = arguments.max_skipped
     require(share is None or 0 <= share <= 1, "--max-skipped", "a share from 0 to 1", share)
     device, images = device_named(arguments.device), RawImages(arguments.data, on_error=arguments.on_error)
-    labelled = None if arguments.eval is None else labelled_images(arguments.eval, arguments.on_error)
+    labelled = None if arguments.eval is None else labelled_images(arguments.eval, "--eval", arguments.on_error)
     started = _resumed if arguments.resume else _new
     run = started(arguments, out / CHECKPOINT, images, device, workers)
     settings = run.settings

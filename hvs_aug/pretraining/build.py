@@ -12,7 +12,7 @@ from ..views.candidates import CandidateViews
 from ..views.convert import convert, with_candidates
 from ..views.target import load_transform
 from .methods import BYOL, Method, SimCLR, SimSiam
-from .networks import VisionTransformer, build_encoder, patch_of
+from .networks import VisionTransformer, build_encoder
 from .self_distillation import DINO, IBOT
 
 __all__ = ["METHODS", "build_method", "encoder_of", "transform_size", "use_transform"]
@@ -38,8 +38,9 @@ def build_method(name: str, size: int, encoder: str | None = None, seed: int = 0
         torch.manual_seed(seed)
         network = build_encoder(encoder, size)
         if issubclass(kind, DINO) and isinstance(network, VisionTransformer):
-            expected = f"a transformer whose patch divides {patch_of(size)} pixels, to which {name} rounds its local views"
-            require(patch_of(size) % network.patch == 0, "build_encoder(name)", expected, f"{encoder!r} with {network.patch}")
+            side = min(pixels for slot in kind.views(size).slots for pixels in slot.recipe.shape)
+            expected = f"a transformer whose patch divides {side} pixels, the side of {name}'s local views"
+            require(side % network.patch == 0, "build_encoder(name)", expected, f"{encoder!r} with {network.patch}")
         return kind(network, **options)
 
 

@@ -21,14 +21,14 @@ EVALUATION = "evaluation.json"
 _MOST = 20_000  # of more images a probe on a CPU takes longer than many runs
 
 
-def labelled_images(folder: Path, on_error: str = "raise") -> RawImages:
-    """The images of class folders.
+def labelled_images(folder: Path, option: str, on_error: str = "raise") -> RawImages:
+    """The images of class folders; errors name the option that they came by.
 
     Raises: HVSError if there are fewer than two classes.
     """
-    require(folder.exists(), "--eval", "a folder of class folders, a .zip or a .tar of them", f"no such path, {folder}")
+    require(folder.exists(), option, "a folder of class folders, a .zip or a .tar of them", f"no such path, {folder}")
     images = RawImages(folder, on_error=on_error)
-    require(len(images.classes) >= 2, "--eval", "at least two class folders", f"one class in {folder}", "name the folder above.")
+    require(len(images.classes) >= 2, option, "at least two class folders", f"one class in {folder}", "name the folder above.")
     return images
 
 

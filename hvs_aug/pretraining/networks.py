@@ -248,6 +248,7 @@ ENCODERS: dict[str, Callable[[int], nn.Module]] = {
     "resnet18": lambda size: ResNet("resnet18", size),
     "resnet50": lambda size: ResNet("resnet50", size),
     "vit-micro": lambda size: small_transformer(size, patch_of(size), width=64, depth=4, heads=2),
+    "vit-micro/8": lambda size: small_transformer(size, 8, width=96, depth=3, heads=3),
     "vit-tiny": lambda size: small_transformer(size, patch_of(size), width=192, depth=12, heads=3),  # DeiT, arXiv 2012.12877
     "vit-small": lambda size: small_transformer(size, patch_of(size), width=384, depth=12, heads=6),
 }

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .._check import fail, require
 from ..data.batch import ImageBatch
@@ -44,28 +45,26 @@ class PhotographTiles:
     sources: tuple[Tensor, ...]
 
 
-def photographs() -> dict[str, Tensor]:
-    """Read the photographs that are packaged with scikit-image and scikit-learn; nothing is downloaded.
+def photographs(folder: Path | None = None) -> dict[str, Tensor]:
+    """Read the photographs of a folder, or those that are packaged with scikit-image and scikit-learn; nothing is downloaded.
 
     Shape: name -> ``(3, H, W)`` uint8, at most 320 x 320 pixels in area, aspect kept.
-    Raises: HVSError if scikit-image or scikit-learn is not installed, or a file is missing from it.
+    Raises: HVSError if scikit-image or scikit-learn is not installed, a file is missing from it, or the folder has no images.
     """
+    if folder is None:
+        paths = _packaged()
+    else:
+        paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+        require(bool(paths), "photographs(folder)", "a folder with images in it", f"none in {folder}")
     found = {}
-    for package, (folder, names) in _FILES.items():
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            fail("photographs()", f"{package}, whose wheel carries photographs", "no such package", "pip install 'hvs_aug[demo]'")
-        for name in names.split():
-            path = Path(spec.origin).parent / folder / name
-            expected = f"{name} in the installed {package}"
-            require(path.is_file(), "photographs()", expected, "no such file", "install its wheel from PyPI.")
-            with Image.open(path) as image:
-                found[path.stem] = _reduced(image.convert("RGB"))
+    for path in paths:
+        with Image.open(path) as image:
+            found[path.stem] = _reduced(image.convert("RGB"))
     return found
 
 
-def photograph_tiles(tile: int = 48, stride: int = 24) -> PhotographTiles:
-    """Cut every photograph into tiles.
+def photograph_tiles(tile: int = 48, stride: int = 24, folder: Path | None = None) -> PhotographTiles:
+    """Cut every photograph into tiles: the packaged ones, or those of a folder.
 
     The width is cut into three bands with a gap between them: tiles that lie wholly in the middle band are for testing, those
     that lie wholly in an outer one for training. So no pixel is in both sets, while neighbouring tiles of one band overlap.
@@ -73,7 +72,7 @@ def photograph_tiles(tile: int = 48, stride: int = 24) -> PhotographTiles:
     Raises: HVSError if a band is narrower than a tile.
     """
     require(isinstance(stride, int) and stride >= 1, "photograph_tiles(stride)", "an integer of at least 1", stride)
-    pictures = photographs()
+    pictures = photographs(folder)
     narrowest = min(_bands(picture.shape[2])[0][1] for picture in pictures.values())
     require(1 <= tile <= narrowest, "photograph_tiles(tile)", f"a side from 1 to {narrowest} pixels", tile)
     parts: dict[bool, list[Tensor]] = {False: [], True: []}
@@ -92,6 +91,21 @@ def photograph_tiles(tile: int = 48, stride: int = 24) -> PhotographTiles:
         torch.tensor(labels[True]),
         tuple(pictures.values()),
     )
+
+
+def _packaged() -> list[Path]:
+    """The files in the wheels of scikit-image and scikit-learn."""
+    found = []
+    for package, (folder, names) in _FILES.items():
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            fail("photographs()", f"{package}, whose wheel carries photographs", "no such package", "pip install 'hvs_aug[demo]'")
+        for name in names.split():
+            path = Path(spec.origin).parent / folder / name
+            expected = f"{name} in the installed {package}"
+            require(path.is_file(), "photographs()", expected, "no such file", "install its wheel from PyPI.")
+            found.append(path)
+    return found
 
 
 def as_batch(pixels: Tensor) -> ImageBatch:

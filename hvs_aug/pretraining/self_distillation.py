@@ -50,6 +50,12 @@ class ClassScorer(nn.Module):
 class PatchScorer(ClassScorer):
     """The same of the class token and of every patch, ``(n, prototypes)`` and ``(n, patches, prototypes)``."""
 
+    def __init__(self, encoder: Any, head: PrototypeHead) -> None:
+        expected = "a vision transformer, whose patches can be masked"
+        hint = "for example vit-tiny, or timm:vit_small_patch16_224."
+        require(isinstance(encoder, VisionTransformer), "IBOT(encoder)", expected, type(encoder).__name__, hint)
+        super().__init__(encoder, head)
+
     def forward(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
         cls, patches = self.encoder(images, masks, with_patches=True)
         return self.head(cls), self.head(patches)
@@ -60,8 +66,8 @@ class DINO(Method):
 
     As in section 3.1 and algorithm 1: multi-crop; a teacher that is the student's moving average, its momentum rising to 1
     along a cosine; its scores centred and sharpened; gradients clipped. Smaller than the paper's: 1,024
-    prototypes for 65,536, the head's hidden width 512 for 2,048, the momentum from 0.99 for 0.996, and constant weight
-    decay.
+    prototypes for 65,536, the head's ``hidden`` width 512 for 2,048, the momentum from 0.99 for 0.996, and constant weight
+    decay. Of iBOT's time on small images the head takes most, since it sees every patch.
     """
 
     preset = "dino"
@@ -74,9 +80,11 @@ class DINO(Method):
 
     scorer: ClassVar[type[ClassScorer]] = ClassScorer
 
-    def __init__(self, encoder: Any, prototypes: int = 1024, momentum: float = 0.99) -> None:
+    def __init__(
+        self, encoder: Any, prototypes: int = 1024, momentum: float = 0.99, hidden: int = 512, bottleneck: int = 256
+    ) -> None:
         super().__init__()
-        self.student = self.scorer(encoder, PrototypeHead(encoder.features, prototypes, hidden=512, bottleneck=256))
+        self.student = self.scorer(encoder, PrototypeHead(encoder.features, prototypes, hidden, bottleneck))
         self.teacher: Any = teacher_of(self.student)
         self.center: Tensor
         self.register_buffer("center", torch.zeros(1, prototypes))
@@ -155,13 +163,6 @@ class IBOT(DINO):
     preset = "ibot"
     scorer = PatchScorer
 
-    def __init__(self, encoder: Any, prototypes: int = 1024, momentum: float = 0.99) -> None:
-        expected = "a vision transformer, whose patches can be masked"
-        hint = "for example vit-tiny, or timm:vit_small_patch16_224."
-        require(isinstance(encoder, VisionTransformer), "IBOT(encoder)", expected, type(encoder).__name__, hint)
-        self.patch = encoder.patch
-        super().__init__(encoder, prototypes, momentum)
-
     def _pair_loss(self) -> Any:
         self.patch_center: Tensor
         self.register_buffer("patch_center", torch.zeros_like(self.center))
@@ -176,7 +177,7 @@ class IBOT(DINO):
     def extras(self, slots: Sequence[ViewSlot], images: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw masks for the global candidates: ``(V global, B, rows, columns)`` bool, on the CPU."""
         globals_ = [slot for slot in slots if slot.role == "global"]
-        side = globals_[0].recipe.size // self.patch
+        side = globals_[0].recipe.size // self.student.encoder.patch
         shape = (sum(slot.candidates for slot in globals_), images)
         uniform = torch.rand(*shape, side * side + 2, generator=generator)
         ratio = torch.where(uniform[..., :1] < 0.5, 0.0, 0.1 + 0.4 * uniform[..., 1:2])

@@ -16,13 +16,13 @@ from .._check import fail, require, require_name
 from ..analysis.paired import paired_difference
 from ..data.batch import ImageBatch
 from ..data.collate import collate_images
-from ..data.raw_images import RawImages
 from .build import METHODS
 from .checkpoint import whole_file
+from .labelled import labelled_images
 from .loop import fitting_size
 from .study import ARMS, LabelledImages, Study, arithmetic, evaluate, prepared, train
 
-__all__ = ["labelled_images", "short_study"]
+__all__ = ["short_study", "split_images"]
 
 COMPARED = ("random", "cheap", "all")
 WORDS = {"random": "random views", "cheap": "hard views, CHEAP", "all": "all candidates"}
@@ -57,7 +57,7 @@ def short_study(
     """
     require_name(method, METHODS, "--method")
     require(budget_minutes > 0, "--budget-minutes", "minutes above 0", budget_minutes)
-    split, side = labelled_images(data, images, size, method)
+    split, side = split_images(data, images, size, method)
     strided = METHODS[method].fewest > 1 and side < 64
     network = encoder if encoder is not None else "resnet8-strided" if strided else METHODS[method].default_encoders[side >= 64]
     study = Study(method, network, size=side, batch_size=min(256, len(split.train)))
@@ -113,21 +113,14 @@ def conclusions(rows: Sequence[dict[str, Any]], untrained: dict[str, float]) -> 
     return lines
 
 
-def labelled_images(data: Path | None, most: int, size: int | None, method: str) -> tuple[LabelledImages, int]:
+def split_images(data: Path | None, most: int, size: int | None, method: str) -> tuple[LabelledImages, int]:
     """Images with their classes, a fifth held out for testing, and the pixels of a view that suit them.
 
     Images are kept at up to twice the view's side, so that they fit into memory.
     """
     if data is None:
         return LabelledImages.of_tiles(), 32 if size is None else size
-    dataset = RawImages(data)
-    if len(dataset.classes) < 2:
-        fail(
-            "--data",
-            "class folders, two or more, by which features are judged",
-            f"one class in {data}",
-            "name the classes' folder.",
-        )
+    dataset = labelled_images(data, "--data")
     side = fitting_size(dataset, method) if size is None else size
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:most].tolist()
     batch: ImageBatch = collate_images([dataset[index][0] for index in order], max_side=max(2 * side, 64))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,10 +50,10 @@ class Arm:
     warmup: float = 0.0
     make: Callable[[Sequence[ViewSlot]], CandidateViews] = CandidateViews
 
-    def views(self, method: type[Method], size: int) -> CandidateViews:
-        """The slots of a method under this arm."""
-        views = method.views(size, method.fewest if self.candidates == 0 else self.candidates)
-        slots = [replace(slot, tie=self.tie, select=slot.candidates if self.keeps_all else slot.select) for slot in views.slots]
+    def views(self, study: Study) -> CandidateViews:
+        """The slots of a study under this arm."""
+        slots = study.slots(METHODS[study.method].fewest if self.candidates == 0 else self.candidates)
+        slots = [replace(slot, tie=self.tie, select=slot.candidates if self.keeps_all else slot.select) for slot in slots]
         return self.make(slots)
 
     def policy_for(self, steps: int) -> Policy | str:
@@ -98,9 +99,9 @@ class LabelledImages:
     test_labels: Tensor
 
     @staticmethod
-    def of_tiles() -> LabelledImages:
-        """The demo's tiles."""
-        tiles = photograph_tiles()
+    def of_tiles(folder: Path | None = None) -> LabelledImages:
+        """The demo's tiles, or those of the photographs of a folder."""
+        tiles = photograph_tiles(folder=folder)
         return LabelledImages(ImageBatch.of(tiles.train), tiles.train_labels, ImageBatch.of(tiles.test), tiles.test_labels)
 
     def validation(self, share: float = 0.2, seed: int = 0) -> LabelledImages:
@@ -117,7 +118,8 @@ class Study:
     Attributes:
         method, encoder, options: what is trained; ``options`` go to the method's constructor (``temperature``).
         size: pixels of a view.
-        batch_size, learning_rate: how; the rate is the method's where it is ``None``.
+        batch_size, learning_rate, device: how and where; the rate is the method's where it is ``None``.
+        recast: changes each slot of the method: other operations, fewer local views.
     """
 
     method: str = "simclr"
@@ -126,6 +128,8 @@ class Study:
     size: int = 32
     batch_size: int = 256
     learning_rate: float | None = None
+    device: str = "cpu"
+    recast: Callable[[ViewSlot], ViewSlot] | None = None
 
     def __post_init__(self) -> None:
         require_name(self.method, METHODS, "Study(method)")
@@ -133,6 +137,11 @@ class Study:
     def build(self, seed: int) -> Method:
         """The method with its first weights, which depend on the seed alone."""
         return build_method(self.method, self.size, self.encoder, seed, **self.options)
+
+    def slots(self, candidates: int | None = None) -> list[ViewSlot]:
+        """The method's slots, ``candidates`` as its ``views`` takes it, as they are drawn here."""
+        slots = METHODS[self.method].views(self.size, candidates).slots
+        return [self.recast(slot) for slot in slots] if self.recast else list(slots)
 
 
 def train(study: Study, arm: Arm, images: ImageBatch, steps: int, seed: int) -> tuple[Method, list[dict[str, Any]]]:
@@ -161,9 +170,9 @@ def train(study: Study, arm: Arm, images: ImageBatch, steps: int, seed: int) -> 
 def prepared(study: Study, arm: Arm, images: ImageBatch, steps: int, seed: int) -> Pretraining:
     """A run of so many steps under an arm, before its first step."""
     settings = Settings(study.method, study.size, study.encoder, 1, study.batch_size, study.learning_rate, seed)
-    run = Pretraining(settings, _NotRead(len(images)), method=study.build(seed))
+    run = Pretraining(settings, _NotRead(len(images)), study.device, method=study.build(seed))
     run.total = steps
-    run.views = arm.views(type(run.method), study.size)
+    run.views = arm.views(study)
     generator = torch.Generator().manual_seed(seed)
     run.sampler = run.method.sampler(run.views, policy=arm.policy_for(steps), scoring=arm.scoring, generator=generator)
     return run
@@ -193,7 +202,7 @@ def arithmetic(study: Study, arm: Arm, images: ImageBatch) -> int:
 
 def evaluate(method: Method, study: Study, images: LabelledImages) -> dict[str, float]:
     """The accuracy of the features, in percent: ``knn``, ``knn_augmented`` and ``probe`` (its strength is chosen on a split)."""
-    recipe = METHODS[study.method].views(study.size).slots[0].recipe
+    recipe = study.slots()[0].recipe
     bank, queries = features(method, images.train, recipe), features(method, images.test, recipe)
     augmented = augmented_features(method, images.test, recipe)
     return {

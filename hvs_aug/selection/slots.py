@@ -40,7 +40,8 @@ def gather(values: Tensor, rows: Tensor) -> Tensor:
 
 def first_candidates(slots: Sequence[ViewSlot], images: int, device: torch.device) -> Tensor:
     """The first candidates of each slot for every image, ``(S, B)``: random views, as they are drawn independently."""
-    rows = [index for span, slot in zip(slot_ranges(slots), slots, strict=True) for index in span[: slot.select]]
+    # The torch.compile of PyTorch 2.4 ignores the end of a slice of a range, so no range is sliced here.
+    rows = [span.start + row for span, slot in zip(slot_ranges(slots), slots, strict=True) for row in range(slot.select)]
     return torch.tensor(rows, device="cpu").to(device, non_blocking=True)[:, None].expand(-1, images)
 
 

@@ -112,18 +112,6 @@ def test_spread_compares_pairs_of_the_same_slots() -> None:
     assert metrics.spread(table, MULTI_CROP).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_collapse_is_seen_and_said() -> None:
-    slots = [ViewSlot(None, 2, 1), ViewSlot(None, 4, 2, role="local")]
-    table = torch.full((6, 6, 3), 2.5)
-    table[2:, 2:] = 0  # local views have no loss of their own, which is no spread
-    assert metrics.collapsed(table, slots)
-    with pytest.warns(UserWarning, match=r"all candidate pairs of all 3 images have the same loss, within 1e-05.*\(collapse\)"):
-        assert metrics.warn_of_collapse(table, slots)
-    table[0, 3, 1] += 1e-3
-    assert not metrics.collapsed(table, slots)
-    assert not metrics.warn_of_collapse(table, slots)
-
-
 def test_meter_is_the_mean_over_all_images() -> None:
     views = CandidateViews.preset("simclr", size=32, candidates=4)
     meter = metrics.SelectionMeter(views.slots)
@@ -175,5 +163,5 @@ def test_no_look_at_a_value_on_the_device() -> None:
         meter = metrics.SelectionMeter(MULTI_CROP)
         indices = exact(table, MULTI_CROP)
         meter.update(indices, None, table)
-        assert metrics.collapsed(table, MULTI_CROP).device.type == "cuda"
+        assert metrics.spread(table, MULTI_CROP).device.type == "cuda"
         assert metrics.hardness_captured(table, MULTI_CROP, indices).device.type == "cuda"

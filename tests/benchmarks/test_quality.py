@@ -47,6 +47,28 @@ def test_finished_runs_are_kept(few_tiles: LabelledImages, monkeypatch: pytest.M
         quality.main(["--out", str(out)])
 
 
+def test_unseen_classes_are_not_trained_on(few_tiles: LabelledImages, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen, unseen = quality.halves(few_tiles)
+    assert set(seen.train_labels.tolist()) == set(seen.test_labels.tolist()) == {0}
+    assert set(unseen.train_labels.tolist()) == set(unseen.test_labels.tolist()) == {1, 2}
+    trained: list[ImageBatch] = []
+    train = quality.train
+    monkeypatch.setattr(quality, "train", lambda *given: trained.append(given[2]) or train(*given))
+    monkeypatch.setattr(quality, "STUDIES", {"simclr": Study("simclr", batch_size=5)})
+    out = tmp_path / "unseen.json"
+    quality.main(["--out", str(out), "--unseen", "--only", "random"])
+    assert len(trained[0]) == 10 and json.loads(out.read_text())["settings"]["test"] == 4
+
+
+def test_a_longer_study_keeps_its_proportions(few_tiles: LabelledImages, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(quality, "EPOCHS", 2)
+    out = tmp_path / "longer.json"
+    quality.main(["--out", str(out), "--epochs", "3", "--encoder", "resnet8", "--only", "random"])
+    document = json.loads(out.read_text())
+    assert {(row["epochs"], row["settings"]["encoder"]) for row in document["rows"] if row["kind"] == "run"} == {(2, "resnet8")}
+    assert quality.scaled(26, 100) == 1300
+
+
 def test_a_claim_is_the_paired_difference_with_its_interval() -> None:
     rows = [
         {

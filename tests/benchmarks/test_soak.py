@@ -20,15 +20,17 @@ def test_a_leak_is_told_from_noise(leak: int) -> None:
     assert abs(slope - leak) < 3 * error and error < 20
 
 
-def test_files_that_stay_open_are_counted() -> None:
-    watch, held = soak.Watch(), []
+def test_files_and_memory_that_stay_are_counted() -> None:
+    watch, held, kept = soak.Watch(), [], []
     for step in range(20 * soak.EVERY):
         if step % soak.EVERY == 0:
             held.append(open("/dev/null"))  # noqa: SIM115
+            kept.append(bytearray(4000 * soak.EVERY))
         watch.step()
     row = watch.row("leaking")
     for file in held:
         file.close()
+    assert row["heap_per_step"] == pytest.approx(4000, rel=0.2) and len(kept) == 20
     assert row["files_leaked"] >= 10 and row["threads_leaked"] == row["segments_leaked"] == 0
 
 

@@ -320,7 +320,7 @@ def test_local_views_are_whole_patches() -> None:
             "build_encoder(size): expected a multiple of the transformer's patch of 4 pixels",
         ),
         (lambda: build_method("simclr", 32, "timm:resnet19"), "did you mean 'timm:resnet1"),
-        (lambda: build_method("dino", 32, "timm:vit_tiny_patch16_224"), "a transformer whose patch divides 4 pixels"),
+        (lambda: build_method("dino", 48, "timm:vit_tiny_patch16_224"), "a transformer whose patch divides 20 pixels"),
     ],
 )
 def test_bad_input(make: Any, message: str) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from hvs_aug import HVSError
 from hvs_aug.pretraining import short_study as module
-from hvs_aug.pretraining.short_study import conclusions, labelled_images, short_study
+from hvs_aug.pretraining.short_study import conclusions, short_study, split_images
 
 
 @pytest.fixture
@@ -64,11 +64,11 @@ def test_a_budget_buys_seeds_before_epochs_beyond_five() -> None:
 
 
 def test_one_class_is_refused(folders: Path) -> None:
-    with pytest.raises(HVSError, match="--data: expected class folders, two or more"):
-        labelled_images(folders / "cats", 100, None, "simclr")
+    with pytest.raises(HVSError, match="--data: expected at least two class folders"):
+        split_images(folders / "cats", 100, None, "simclr")
 
 
 def test_no_image_is_in_both_parts(folders: Path) -> None:
-    split, side = labelled_images(folders, 100, None, "simclr")
+    split, side = split_images(folders, 100, None, "simclr")
     both = [{bytes(part.image(index).numpy()) for index in range(len(part))} for part in (split.train, split.test)]
     assert side == 16 and len(both[0]) == 16 and len(both[1]) == 4 and not both[0] & both[1]

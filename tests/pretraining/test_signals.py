@@ -99,7 +99,8 @@ def train_in_a_group(out: Path, errors: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_signals_to_the_whole_job_leave_the_workers_at_work(tmp_path: Path) -> None:
     out, errors = tmp_path / "out", tmp_path / "errors"
-    child = multiprocessing.get_context("fork").Process(target=train_in_a_group, args=(out, errors))
+    # Not forked: in a forked process a backward pass fails where one with several threads has run before.
+    child = multiprocessing.get_context("forkserver").Process(target=train_in_a_group, args=(out, errors))
     child.start()
     assert child.pid is not None
     try:

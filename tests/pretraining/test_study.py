@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from scipy.stats import ttest_1samp
@@ -10,6 +12,7 @@ from hvs_aug import HVSError, ImageBatch
 from hvs_aug.analysis.paired import paired_difference
 from hvs_aug.pretraining.methods import predict_the_others
 from hvs_aug.pretraining.study import ARMS, Study, arithmetic, prepared, spread_of, train
+from hvs_aug.views.recipe import ViewSlot
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,16 @@ def test_every_candidate_is_trained_on_where_all_are_kept(method: str, images: I
     assert len(hard.views) == run.views.candidates
     assert len(hard.views) > sum(slot.select for slot in prepared(study(method), ARMS["half"], images, 2, 0).views.slots)
     assert run.method.loss(hard).isfinite()
+
+
+def test_slots_are_recast_for_every_arm(images: ImageBatch) -> None:
+    def one_local(slot: ViewSlot) -> ViewSlot:
+        return replace(slot, select=1, candidates=slot.candidates // slot.select) if slot.role == "local" else slot
+
+    recast = replace(study("dino"), recast=one_local)
+    found = {arm: len(prepared(recast, ARMS[arm], images, 2, 0).sampler(images[:8]).views) for arm in ("random", "full", "all")}
+    assert found == {"random": 3, "full": 3, "all": 6}
+    assert [slot.candidates for slot in recast.slots(1)] == [1, 1, 1]
 
 
 def test_arithmetic_is_that_of_forwards(images: ImageBatch) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..._check import fail, require
 from ...views.recipe import ViewSlot
-from .pair import Output, PairLoss, SlotOutputs, as_tensor, block_bytes, require_positive, slot_ranges, spread
+from .pair import Output, PairLoss, SlotOutputs, as_tensor, block_bytes, placed, require_positive, slot_ranges
 from .sinkhorn import log_assignments
 
 __all__ = ["DINOLoss", "IBOTLoss"]
@@ -264,7 +264,7 @@ def _class_terms(
     require(kept >= 2, f"{name}.table(slots)", "slots that keep at least 2 views", f"{kept}", "a view is never its own teacher.")
     for part in student:
         center = _width_checked(name, part, teacher[0], center, "center")
-    table = spread(_cross_entropies(student, teacher, center, *temperatures), slots)
+    table = placed(_cross_entropies(student, teacher, center, *temperatures), slots)
     return (table + table.transpose(0, 1)).div_(kept_global * (kept - 1))
 
 

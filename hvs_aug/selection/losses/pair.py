@@ -221,7 +221,7 @@ def without_local_pairs(table: Tensor, slots: Sequence[ViewSlot]) -> Tensor:
     return table
 
 
-def spread(losses: Tensor, slots: Sequence[ViewSlot]) -> Tensor:
+def placed(losses: Tensor, slots: Sequence[ViewSlot]) -> Tensor:
     """Put directed losses (V, V_global, B) of every view against every global one at their places in (V, V, B), 0 elsewhere."""
     full = losses.new_zeros(losses.shape[0], losses.shape[0], losses.shape[2])
     column = 0
@@ -235,7 +235,7 @@ def spread(losses: Tensor, slots: Sequence[ViewSlot]) -> Tensor:
 
 def mean_of_directions(losses: Tensor, slots: Sequence[ViewSlot]) -> Tensor:
     """The table of directed losses (V, V_global, B): the mean of both directions of two globals, the one there is of others."""
-    full = spread(losses, slots)
+    full = placed(losses, slots)
     table = full + full.transpose(0, 1)
     spans = [span for span, slot in zip(slot_ranges(slots), slots, strict=True) if slot.role == "global"]
     for rows in spans:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..._check import fail, require
 from ...views.recipe import ViewSlot
-from .pair import PairLoss, SlotOutputs, as_tensor, joined, require_positive, slot_ranges, spread
+from .pair import PairLoss, SlotOutputs, as_tensor, joined, placed, require_positive, slot_ranges
 from .sinkhorn import log_assignments
 
 __all__ = ["SwAVLoss"]
@@ -155,7 +155,7 @@ class SwAVLoss(PairLoss):
         temperature, epsilon = self._now()
         predicted = (scores / temperature).log_softmax(-1)
         targets = self._assignments(seen, self._queued(weight), epsilon)
-        directed = [spread(-torch.einsum("gbk,vbk->vgb", part, predicted), slots) for part in targets]
+        directed = [placed(-torch.einsum("gbk,vbk->vgb", part, predicted), slots) for part in targets]
         first, last = directed[0], directed[-1]  # an assignment as that of the first global view of the step, and as the other's
         views = torch.arange(len(scores), device=scores.device)
         losses = torch.where((views[:, None] > views)[..., None], first, last)  # row predicts column, which is the target
