@@ -12,6 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from .._check import HVSError, describe, fail, require
 from .._processes import world_size
+from .._workers import batches_of
 from ..analysis.log import Log, SelectionLog
 from ..data.batch import ImageBatch
 from ..selection.reached import find_modules
@@ -136,7 +137,7 @@ class HardViewLoader:
         device = self.device
         make_stream: Any = torch.cuda.Stream
         stream = make_stream(device) if device is not None and device.type == "cuda" else None
-        for number, batch in enumerate(self.loader):
+        for number, batch in enumerate(batches_of(self.loader)):
             if isinstance(batch, RawBatch):
                 yield self._moved_whole(batch, device, stream)
                 continue

@@ -16,9 +16,19 @@ from torch import Tensor
 
 from .._check import fail, require
 
-__all__ = ["flatten_optimizer", "load_checkpoint", "restore_optimizer", "save_checkpoint", "whole_file"]
+__all__ = ["flatten_optimizer", "load_checkpoint", "naming_file", "restore_optimizer", "save_checkpoint", "whole_file"]
 
 _FORMAT = "hvs_aug.checkpoint/1"
+
+
+@contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Let an OSError that comes while a file is written say which: a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 @contextmanager
@@ -33,13 +43,11 @@ def whole_file(path: Path) -> Iterator[Path]:
             left.unlink(missing_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk names no file
-        raise
+        with naming_file(path):
+            yield partial
+            with open(partial, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 

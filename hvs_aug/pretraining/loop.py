@@ -26,7 +26,7 @@ from ..selection.scoring import Scoring
 from ..selection.watch import timings
 from ..views.candidates import CandidateViews
 from .build import METHODS, build_method, use_transform
-from .checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint, whole_file
+from .checkpoint import flatten_optimizer, load_checkpoint, naming_file, restore_optimizer, save_checkpoint, whole_file
 from .encoder_file import save_encoder
 from .methods import Method
 from .networks import patch_of
@@ -447,7 +447,7 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def _append(path: Path, metrics: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
+    with naming_file(path), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(metrics, allow_nan=False) + "\n")
 
 

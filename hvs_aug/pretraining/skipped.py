@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .._check import fail, require, require_fraction
+from .._workers import batches_of
 from ..data.sources import printable
+from .checkpoint import naming_file
 
 __all__ = ["SkippedImages", "naming_killers"]
 
@@ -48,7 +50,7 @@ class SkippedImages:
         self.lines |= dict.fromkeys(new)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", encoding="utf-8") as file:
+            with naming_file(self.path), open(self.path, "a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in new)
         require(
             len(self.lines) <= self.most,
@@ -61,16 +63,19 @@ class SkippedImages:
         )
 
 
-def naming_killers(batches: Iterable[_Batch], dataset: Any) -> Iterator[_Batch]:
-    """The batches of a DataLoader; where one of its workers dies, the error names the files that were being read.
+def naming_killers(loader: Iterable[_Batch], dataset: Any) -> Iterator[_Batch]:
+    """The batches of a DataLoader; where one of its workers dies, the error names the files that were being read, if any.
 
-    Raises: HVSError if a worker dies and the dataset knows what it was reading (:attr:`hvs_aug.RawImages.unfinished`).
+    Raises: HVSError if a worker dies, with the files of :attr:`hvs_aug.RawImages.unfinished`.
     """
     try:
-        yield from batches
+        yield from batches_of(loader)
     except RuntimeError as error:
-        unfinished = getattr(dataset, "unfinished", [])
-        if "DataLoader worker" not in str(error) or not unfinished:
+        if not str(error).startswith("DataLoader worker (pid"):  # raised in a worker, which lives on
             raise
-        got = f"one that died while {' or '.join(map(printable, unfinished[:8]))} was read ({str(error).splitlines()[0]})"
-        fail("Pretraining.run()", "workers that decode every file", got, "take the file out; if it is whole, memory may be short.")
+        unfinished = getattr(dataset, "unfinished", [])
+        reading = f" while {' or '.join(map(printable, unfinished[:8]))} was read" if unfinished else ""
+        hint = (
+            "take the file out; if it is whole, memory may be short." if unfinished else "memory may be short: use fewer workers."
+        )
+        fail("Pretraining.run()", "workers that live on", f"one that died{reading} ({str(error).splitlines()[0].strip()})", hint)

@@ -104,7 +104,9 @@ class ReusedTeacher:
         return map_output(lambda *values: torch.cat(values) if len(values) > 1 else values[0].clone(), *outputs)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["teacher"], name)
+        if name == "teacher" or name.startswith("__"):  # not yet set, as while unpickling
+            raise AttributeError(name)
+        return getattr(self.teacher, name)
 
     def __repr__(self) -> str:
         return f"ReusedTeacher(teacher={type(self.teacher).__name__}, served={self.served}, passed={self.passed})"

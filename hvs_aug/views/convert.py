@@ -159,17 +159,26 @@ def _prove(pipeline: Any, recipe: ViewRecipe, parts: Sequence[_Part], example: A
             if isinstance(part.operation, ops.RandomResizedCrop):
                 continue  # alone it is a whole view
             read_as = (part.operation, part.pixels.is_tensor, part.pixels.is_float)
-            if read_as not in _proved.setdefault(part.transform, set()):
+            known = _known_of(part.transform)
+            if read_as not in known:
                 difference = part_difference(part.transform, part.operation, part.pixels.as_given, min(recipe.shape))
                 if difference is not None:
                     _differs(part.transform, part.operation, difference)
-                _proved[part.transform].add(read_as)
-        known, whole = _proved.setdefault(parts[-1].transform, set()), (recipe, _kind(example))
+                known.add(read_as)
+        known, whole = _known_of(parts[-1].transform), (recipe, _kind(example))
         if whole not in known:
             difference = _view_difference(pipeline, recipe, example)
             if difference is not None:
                 _differs(pipeline, recipe, difference)
             known.add(whole)
+
+
+def _known_of(transform: Any) -> set[Any]:
+    """What was proved of a transform; nothing of one that has no hash or takes no weak reference, which is proved each time."""
+    try:
+        return _proved.setdefault(transform, set())
+    except TypeError:
+        return set()
 
 
 def _view_difference(pipeline: Any, recipe: ViewRecipe, example: Any) -> str | None:
@@ -621,8 +630,12 @@ def _pillow_blur(p: float, sigma: tuple[float, float], at: _Pixels) -> Converted
     return ops.GaussianBlur(taps if at.size is None else min(taps, 2 * min(at.size) - 1), _pair(sigma), float(p))
 
 
+def _attributes(t: Any) -> set[str]:
+    return set(getattr(t, "__dict__", ()))
+
+
 def _repo_blur(t: Any, at: _Pixels) -> Converted | None:
-    has = vars(t).keys()
+    has = _attributes(t)
     if {"prob", "radius_min", "radius_max"} <= has:  # DINO, iBOT, SwAV
         return _pillow_blur(t.prob, (t.radius_min, t.radius_max), at)
     if {"k", "r", "blur_h", "blur_v"} <= has:  # sthalles/SimCLR, which draws its sigma from [0.1, 2] in __call__
@@ -637,14 +650,14 @@ def _repo_blur(t: Any, at: _Pixels) -> Converted | None:
 
 
 def _repo_solarize(t: Any, at: _Pixels) -> Converted | None:
-    if vars(t).keys() - {"p", "prob", "threshold"}:
+    if _attributes(t) - {"p", "prob", "threshold"}:
         return None
     prob = getattr(t, "p", getattr(t, "prob", 1.0))
     return _solarize(getattr(t, "threshold", 128), prob, at)  # Pillow's threshold where the class has none
 
 
 def _repo_rotation(t: Any, at: _Pixels) -> Converted | None:
-    if vars(t).keys() != {"prob", "angle"}:
+    if _attributes(t) != {"prob", "angle"}:
         return None
     return ops.RandomRotation((float(t.angle), float(t.angle)), p=float(t.prob))
 
@@ -658,6 +671,6 @@ _REPOS: dict[str, Callable[[Any, _Pixels], Converted | None]] = {
     "RandomRotate": _repo_rotation,
     "RandomRotateDegrees": lambda t, at: [t.transform] if hasattr(t, "transform") else None,
     "Equalization": lambda t, at: ops.RandomEqualize(1.0),
-    "ToTensor": lambda t, at: [t.transform] if vars(t).keys() == {"transform"} else None,
+    "ToTensor": lambda t, at: [t.transform] if _attributes(t) == {"transform"} else None,
     "MaybeToTensor": lambda t, at: at.to_image(is_float=True),
 }

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hvs_aug import cli
+from hvs_aug import HVSError, RawImages, cli
 from hvs_aug.pretraining.loop import Pretraining
 
 from .runs import Noise, saved, settings
@@ -44,7 +44,7 @@ def test_a_killed_worker_ends_the_run_and_the_last_checkpoint_resumes(tmp_path: 
     run.save = lambda path: (save(path), images.flag.touch())[0]  # type: ignore[method-assign]
     before = signal.getsignal(signal.SIGTERM)
     start = time.monotonic()
-    with pytest.raises(RuntimeError, match=r"DataLoader worker.*(killed by signal|exited unexpectedly)"):
+    with pytest.raises(HVSError, match=r"got one that died \(DataLoader worker.*(killed by signal|exited unexpectedly)"):
         run.run(tmp_path / "out", progress=False)
     assert time.monotonic() - start < 60 and signal.getsignal(signal.SIGTERM) is before
     assert saved(tmp_path / "out")[1]["step"] == 3
@@ -119,6 +119,27 @@ def test_a_file_that_may_not_grow_ends_the_run_and_leaves_the_checkpoint_before(
     assert checkpoint.read_bytes() == before
     assert pretrain(folder, out, "--epochs", "1", "--resume") == 0
     assert sorted(path.name for path in out.iterdir()) == ["checkpoint.safetensors", "encoder.safetensors", "metrics.jsonl"]
+
+
+@pytest.mark.filterwarnings("ignore:RawImages. .* is left out:UserWarning")
+@pytest.mark.parametrize("name", ["metrics.jsonl", "skipped.txt"])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_disk_that_is_full_amid_a_run_is_said_with_the_file(
+    name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "cut.png").write_bytes((folder / "0.png").read_bytes()[:100])
+    out = tmp_path / "run"
+    assert pretrain(folder, out, "--epochs", "1", "--on-error", "skip") == 0
+    before = (out / "checkpoint.safetensors").read_bytes()
+    (out / name).unlink()
+    (out / name).symlink_to("/dev/full")
+    (out / "encoder.safetensors").unlink()
+    images = RawImages(folder, on_error="skip")
+    run = Pretraining(settings(epochs=1), images)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        run.run(out, progress=False, log_every=1)
+    assert caught.value.filename == str(out / name)
+    assert (out / "checkpoint.safetensors").read_bytes() == before and not (out / "encoder.safetensors").exists()
 
 
 def test_a_folder_that_may_not_be_written(folder: Path, read_only: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,11 +48,12 @@ def test_a_stopped_run_resumes_bit_for_bit(method: str, changed: dict[str, Any],
         assert one == two
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_worker_processes_change_nothing(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning", "ignore:This DataLoader will create:UserWarning")
+def test_worker_processes_change_nothing_nor_does_another_number_of_them_after_a_stop(tmp_path: Path) -> None:
     small_run(epochs=1).run(tmp_path / "none", progress=False)
-    Pretraining(settings(epochs=1), Noise(), workers=1).run(tmp_path / "one", progress=False)
-    assert_equal_runs(tmp_path / "none", tmp_path / "one")
+    Pretraining(settings(epochs=1), Noise(), workers=4).run(tmp_path / "some", progress=False, stop_at=2)  # amid the epoch
+    Pretraining.resume(tmp_path / "some" / "checkpoint.safetensors", Noise(), workers=1).run(tmp_path / "some", progress=False)
+    assert_equal_runs(tmp_path / "none", tmp_path / "some")
 
 
 def test_every_epoch_sees_every_image_once_in_an_order_of_its_own() -> None:

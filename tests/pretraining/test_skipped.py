@@ -60,6 +60,8 @@ def test_the_file_that_a_worker_died_of_is_named() -> None:
     death = "DataLoader worker (pid 7) is killed by signal: Segmentation fault."
     with pytest.raises(HVSError, match=r"one that died while caf\\xe9.tif was read \(DataLoader worker \(pid 7\) is killed"):
         list(naming_killers(broken(death), Dataset()))
-    for message, dataset in ((death, object()), ("out of memory", Dataset())):
+    with pytest.raises(HVSError, match=r"one that died \(DataLoader worker \(pid 7\) is killed by signal: Segmentation fault.\)"):
+        list(naming_killers(broken(death), object()))
+    for message in ("out of memory", "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback: out of memory"):
         with pytest.raises(RuntimeError, match=message[:10]):
-            list(naming_killers(broken(message), dataset))
+            list(naming_killers(broken(message), Dataset()))

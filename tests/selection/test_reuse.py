@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -198,3 +201,17 @@ def test_another_teacher_behind_the_same_function_is_asked() -> None:
     view = sampler(images()).views[0]
     current = frozen()
     assert torch.equal(served(view), current(view)) and served.passed == 1
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))], ids=["deepcopy", "pickle"])
+def test_a_copy_serves_what_its_own_sampler_chose(copied: Callable[[Any], Any]) -> None:
+    teacher = frozen()
+    sampler = dino(teacher)
+    served = reuse(sampler, teacher)
+    sampler(images())
+    twin, twin_served = copied((sampler, served))
+    hard = twin(images())
+    assert twin_served.teacher is twin.teacher is not teacher
+    torch.testing.assert_close(twin_served(hard.views[:2]), twin.teacher(hard.views[:2]), rtol=1e-5, atol=1e-6)
+    assert (twin_served.served, served.served, twin_served.passed) == (1, 0, 0)
+    assert served.calls == teacher.calls  # attributes are the teacher's
