@@ -35,7 +35,6 @@ WORDS = {
     "half-3": "hard among 3",
     "half-8": "hard among 8",
     "half-16": "hard among 16",
-    "sampled-64": "hard, 64 sampled combinations",
 }
 
 

@@ -81,7 +81,6 @@ ARMS: dict[str, Arm] = {
     "half-3": Arm(scoring=HALF, candidates=3),
     "half-8": Arm(scoring=HALF, candidates=8),
     "half-16": Arm(scoring=HALF, candidates=16),
-    "sampled-64": Arm(policies.hardest(search="sampled", limit=64), HALF),
 }
 """The arms by name."""
 
