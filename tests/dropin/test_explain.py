@@ -12,8 +12,8 @@ from torchvision.transforms import v2
 from hvs_aug._check import HVSError
 from hvs_aug.dropin.explain import differences, explain
 from hvs_aug.ops import GaussianBlur, RandomHorizontalFlip, RandomInvert, RandomSolarize
-from hvs_aug.views import convert
 from hvs_aug.views.convert import convert_view
+from hvs_aug.views.converters import reading
 from hvs_aug.views.presets import PRESETS, preset_slots
 from hvs_aug.views.recipe import ViewRecipe
 
@@ -105,7 +105,7 @@ def test_a_row_for_each_operation_that_differs() -> None:
 
 
 def test_a_file_that_registers_converters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convert, "_registered", {})
+    monkeypatch.setattr(reading, "_registered", {})
     with pytest.raises(HVSError, match="got Pair"):
         explain(f"{HERE}:MADE")
     lines = ["import hvs_aug", "hvs_aug.register_converter('Pair', lambda pair: [pair.view, pair.view])"]

@@ -18,9 +18,9 @@ from hvs_aug._check import HVSError
 from hvs_aug.data.collate import collate_images
 from hvs_aug.dropin.explain import differences
 from hvs_aug.ops.operation import Draws, per_image
-from hvs_aug.views import convert as module
 from hvs_aug.views.candidates import CandidateViews
 from hvs_aug.views.convert import convert, convert_view, register_converter
+from hvs_aug.views.converters import reading
 from hvs_aug.views.presets import preset_slots
 from hvs_aug.views.recipe import ViewRecipe, ViewSlot
 from tests.views.repo_transforms import MEAN, STD, blur, dino, dino_blur, named, simsiam_view, solarize, two_crops
@@ -28,7 +28,7 @@ from tests.views.repo_transforms import MEAN, STD, blur, dino, dino_blur, named,
 
 @pytest.fixture(autouse=True)
 def own_converters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_registered", {})
+    monkeypatch.setattr(reading, "_registered", {})
 
 
 def after_crop(*steps: Any, size: int = 32) -> list[ops.Operation]:

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 
 from hvs_aug import HVSError, ViewRecipe, convert, ops, register_converter
-from hvs_aug.views import convert as module
+from hvs_aug.views.converters import reading
 
 Draw = Callable[[Any], Any]
 Step = tuple[Any, ops.Operation]
@@ -148,7 +148,7 @@ class Solarize:
 
 
 def test_transforms_without_a_hash_or_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_registered", {})
+    monkeypatch.setattr(reading, "_registered", {})
     register_converter(Negative, lambda t: ops.RandomInvert(t.p))
     (slot,) = convert(
         v2.Compose([v2.RandomResizedCrop(16), Negative(0.3), Solarize(), v2.ToImage(), v2.ToDtype(torch.float32, True)])
