@@ -35,6 +35,7 @@ from benchmarks.common import RESULTS, arguments, interleave, require, resumed, 
 from benchmarks.joint_crop import JointCropViews
 from benchmarks.quality_rows import Key, Runs
 from hvs_aug import ImageBatch
+from hvs_aug.analysis.paired import Difference
 from hvs_aug.data.raw_images import RawImages
 from hvs_aug.ops import GaussianBlur, RandomSolarize
 from hvs_aug.pretraining.build import METHODS
@@ -252,7 +253,9 @@ def summary_of(rows: Sequence[dict[str, Any]], length: int = EPOCHS) -> dict[str
     longer = partial(scaled, length=length)
 
     def compare(name: str, ours: Key, theirs: Key, measure: str = "knn") -> None:
-        difference = runs.difference(ours, theirs, measure)
+        state(name, runs.difference(ours, theirs, measure))
+
+    def state(name: str, difference: Difference | None) -> None:
         if difference is None or difference.pairs < 2:
             return
         found[name] = round(difference.mean, 3)
@@ -280,6 +283,15 @@ def summary_of(rows: Sequence[dict[str, Any]], length: int = EPOCHS) -> dict[str
             compare(f"{method}_gain_equal_time", cheap, (method, "random", random))
         if times["cheap"] * length <= times["all"] * every * 1.02:
             compare(f"{method}_gain_over_all_views_equal_time", cheap, (method, "all", every))
+    hard = {method: (method, "cheap", length) for method in BUDGETS}
+    rivals = {
+        "gain_equal_epochs": {method: (method, "random", length) for method in BUDGETS},
+        "gain_equal_arithmetic": {method: (method, "random", longer(BUDGETS[method][0])) for method in BUDGETS},
+        "gain_over_all_views_equal_arithmetic": {method: (method, "all", longer(BUDGETS[method][1])) for method in BUDGETS},
+    }
+    for name, theirs in rivals.items():
+        for suffix, measure in (("", "knn"), ("_knn_augmented", "knn_augmented"), ("_probe", "probe")):
+            state(f"pooled{suffix}_{name}", runs.pooled([(hard[method], theirs[method]) for method in BUDGETS], measure))
     compare("simclr_cheap_gain_vs_full", ("simclr", "cheap", length), ("simclr", "full", length))
     compare("simclr_cheap_gain_vs_half", ("simclr", "cheap", length), ("simclr", "half", length))
     for method, arm in dict.fromkeys((run.method, run.arm) for run in plan()):

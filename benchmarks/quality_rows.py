@@ -29,9 +29,16 @@ class Runs:
 
     def difference(self, ours: Key, theirs: Key, measure: str = "knn") -> Difference | None:
         """The paired difference over the seeds that both have; ``None`` where there is none."""
+        return self.pooled([(ours, theirs)], measure)
+
+    def pooled(self, compared: Sequence[tuple[Key, Key]], measure: str = "knn") -> Difference | None:
+        """The paired difference over the seeds of several comparisons, each as one draw of the same effect."""
+        pairs = [pair for ours, theirs in compared for pair in self._pairs(ours, theirs, measure)]
+        return paired_difference([own for own, _ in pairs], [other for _, other in pairs]) if pairs else None
+
+    def _pairs(self, ours: Key, theirs: Key, measure: str) -> list[tuple[float, float]]:
         own, other = self.values(ours, measure), self.values(theirs, measure)
-        seeds = sorted(own.keys() & other.keys())
-        return paired_difference([own[seed] for seed in seeds], [other[seed] for seed in seeds]) if seeds else None
+        return [(own[seed], other[seed]) for seed in sorted(own.keys() & other.keys())]
 
     def ratio(self, method: str, arm: str, kind: str = "arithmetic") -> float | None:
         """The arithmetic or the time of a step over that of a step on random views."""

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.common import RESULTS, results
 from benchmarks.quality import BUDGETS, EPOCHS
 from benchmarks.quality_rows import Key, Runs
+from hvs_aug.analysis.paired import Difference
 
 METHODS = {"simclr": "SimCLR", "simsiam": "SimSiam", "byol": "BYOL", "dino": "DINO", "ibot": "iBOT"}
 ARMS_OF = METHODS | {"simsiam-256": "SimSiam, batch of 256"}
@@ -50,8 +51,12 @@ def mean(runs: Runs, key: Key, measure: str = "knn") -> str:
 
 
 def gain(runs: Runs, ours: Key, theirs: Key, measure: str = "knn") -> str:
-    """The paired difference in words; bold where zero lies outside its interval."""
-    found = runs.difference(ours, theirs, measure)
+    """The paired difference in words."""
+    return in_words(runs.difference(ours, theirs, measure))
+
+
+def in_words(found: Difference | None) -> str:
+    """A difference; bold where zero lies outside its interval."""
     if found is None:
         return ""
     return f"**{found}**" if found.is_distinguishable else str(found)
@@ -59,13 +64,22 @@ def gain(runs: Runs, ours: Key, theirs: Key, measure: str = "knn") -> str:
 
 def gains(runs: Runs) -> str:
     """Hard views against random ones at equal epochs and equal arithmetic, and against all views, for each method."""
-    lines = []
+    lines, compared = [], []
     for method in methods_of(runs):
         random, every = BUDGETS[method]
         hard = (method, "cheap", EPOCHS)
         rivals = [(method, "random", EPOCHS), (method, "random", random), (method, "all", every)]
         means = [mean(runs, rivals[0]), mean(runs, hard)]
         lines.append([METHODS[method], *means, *(gain(runs, hard, rival) for rival in rivals)])
+        compared.append([(hard, rival) for rival in rivals])
+    lines.append(
+        [
+            "all pairs of runs",
+            "",
+            "",
+            *(in_words(runs.pooled(pairs)).replace("seeds", "pairs") for pairs in zip(*compared, strict=True)),
+        ]
+    )
     columns = [
         "kNN, %",
         "random views",

@@ -89,6 +89,9 @@ def test_a_claim_is_the_paired_difference_with_its_interval() -> None:
     assert found["simclr_gain_equal_epochs"] == 4 and found["simclr_gain_equal_epochs_seeds"] == 3
     assert found["simclr_gain_equal_epochs_low"] == pytest.approx(4 - 4.3027 / 3**0.5, abs=1e-3)  # t of 2 degrees, deviation 1
     assert not any(name.startswith("byol") for name in found)
+    others = [row | {"method": "byol", "knn": row["knn"] + 2 * (row["arm"] == "cheap")} for row in rows]
+    pooled = quality.summary_of([*rows, *others])
+    assert pooled["pooled_gain_equal_epochs"] == pytest.approx(5) and pooled["pooled_gain_equal_epochs_seeds"] == 6
 
 
 def test_an_arm_has_the_time_claim_only_where_its_time_fits_the_budget() -> None:
