@@ -26,9 +26,10 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
+        mean, low, high = (round(value, 1) + 0.0 for value in self[:3])  # no -0.0
         if self.pairs < 2:
-            return f"{self.mean:+.1f} (one seed: no interval)"
-        return f"{self.mean:+.1f} ({self.low:+.1f} to {self.high:+.1f}, {self.pairs} seeds)"
+            return f"{mean:+.1f} (one seed: no interval)"
+        return f"{mean:+.1f} ({low:+.1f} to {high:+.1f}, {self.pairs} seeds)"
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float], confidence: float = 0.95) -> Difference:
