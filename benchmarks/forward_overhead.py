@@ -30,7 +30,10 @@ from tqdm import tqdm
 
 from benchmarks import published
 from benchmarks.common import RESULTS, ROOT, arguments, require, resumed, table, write
-from hvs_aug.analysis.overhead import FULL, OPTIONS, RANDOM, Factory, Workload, costs, hardness, recommend, settings
+from hvs_aug.analysis.hardness import hardness
+from hvs_aug.analysis.overhead import recommend
+from hvs_aug.analysis.step_cost import costs
+from hvs_aug.analysis.workload import FULL, OPTIONS, RANDOM, Factory, Workload, settings
 from hvs_aug.data.raw_images import RawImages
 from hvs_aug.pretraining.build import METHODS, build_method
 from hvs_aug.pretraining.methods import Method

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from .._check import HVSError, fail, require
-from ..analysis.overhead import Workload, advice, measure, settings
+from ..analysis.overhead import advice, measure
 from ..analysis.plots import hardness_and_cost
+from ..analysis.workload import Workload, settings
 from .build import build_method, encoder_of, transform_size, use_transform
 from .methods import Method
 from .networks import VisionTransformer

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from hvs_aug._check import HVSError
-from hvs_aug.analysis import overhead
-from hvs_aug.analysis.overhead import FULL, RANDOM, Workload, measure, ours, recommend, settings
+from hvs_aug.analysis import hardness, overhead, step_cost
+from hvs_aug.analysis.overhead import measure, recommend
+from hvs_aug.analysis.workload import FULL, RANDOM, Runner, Workload, ours, settings
 from hvs_aug.ops import RandomHorizontalFlip, RandomResizedCrop
 from hvs_aug.selection.losses import CallableLoss
+from hvs_aug.selection.policies import random as at_random
 from hvs_aug.selection.sampler import HardPairSampler
 from hvs_aug.selection.scoring import Scoring
 from hvs_aug.views.candidates import CandidateViews
@@ -73,7 +75,7 @@ CONTESTANTS = {
     FULL: ours(),
     "half": ours(scoring=Scoring(scale=0.5)),
     "every 2nd": ours(scoring=Scoring(every=2)),
-    "random": lambda trainee, views: trainee.sampler(views, policy=overhead.at_random(control=False)),
+    "random": lambda trainee, views: trainee.sampler(views, policy=at_random(control=False)),
 }
 
 
@@ -126,10 +128,10 @@ def test_hardness_captured_is_one_for_the_hardest_and_none_for_a_random_choice(r
 
 
 def test_the_judgement_against_a_loop_over_pairs() -> None:
-    runner = overhead._Runner(workload(), CONTESTANTS[FULL])
+    runner = Runner(workload(), CONTESTANTS[FULL])
     batch = next(workload().batches(photographs()))
     half = HardPairSampler(runner.trainee.score, runner.trainee.pair_loss, runner.views, scoring=Scoring(scale=0.5))
-    found = overhead._judge(overhead._Judge(runner, runner.choose), {FULL: runner.choose, "half": half}, [batch])["half"]
+    found = hardness._judge(hardness._Judge(runner, runner.choose), {FULL: runner.choose, "half": half}, [batch])["half"]
     params = runner.views.make_params(batch, torch.Generator().manual_seed(2))
     table = runner.choose.score(batch, params=params).table
     chosen = half(batch, params=params).indices
@@ -144,13 +146,13 @@ def test_the_judgement_against_a_loop_over_pairs() -> None:
 
 
 def test_a_contestant_that_is_judged_counts_no_steps_but_draws_on() -> None:
-    runner = overhead._Runner(workload(), CONTESTANTS[FULL])
+    runner = Runner(workload(), CONTESTANTS[FULL])
     every = HardPairSampler(
         runner.trainee.score, runner.trainee.pair_loss, runner.views, scoring=Scoring(every=2), policy="mixture:0.5"
     )
     batches = [batch for batch, _ in zip(workload().batches(photographs()), range(3), strict=False)]
     before = every.state_dict()
-    overhead._judge(overhead._Judge(runner, runner.choose), {FULL: runner.choose, "every": every}, batches)
+    hardness._judge(hardness._Judge(runner, runner.choose), {FULL: runner.choose, "every": every}, batches)
     after = every.state_dict()
     assert after["step"] == before["step"] == 0
     assert not torch.equal(after["generator"], before["generator"])
@@ -163,12 +165,14 @@ def test_a_setting_that_chooses_on_every_kth_step_is_timed_on_one_step_of_each_k
         built.append(Small())
         return built[-1]
 
-    overhead.costs(workload(build), {"third": ours(scoring=Scoring(every=3))}, repeats=2, warmup=1, progress=lambda items, _: items)
+    step_cost.costs(
+        workload(build), {"third": ours(scoring=Scoring(every=3))}, repeats=2, warmup=1, progress=lambda items, _: items
+    )
     timed = [3 + 3 + 1 + 1, (3 + 3 + 1) * 2 + 1]  # rounds, parts, operations; the peak is that of one step
     assert [trainee.steps for trainee in built] == timed
-    third = HardPairSampler(Small().score, Small().pair_loss, Small().views(8), scoring=Scoring(every=3))
-    assert overhead._mean(lambda number: {0: 10.0, 1: 1.0}[number], third) == pytest.approx((10 + 1 + 1) / 3)
-    assert overhead._mean(lambda number: 10.0, lambda *_: None) == 10.0
+    sampler = HardPairSampler(Small().score, Small().pair_loss, Small().views(8), scoring=Scoring(every=3))
+    assert step_cost._mean(lambda number: {0: 10.0, 1: 1.0}[number], sampler) == pytest.approx((10 + 1 + 1) / 3)
+    assert step_cost._mean(lambda number: 10.0, lambda *_: None) == 10.0
 
 
 def test_full_size_is_the_yardstick() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import forward_overhead
 from benchmarks.forward_overhead import PublishedMultiCrop, PublishedPair, contestants, summarised
-from hvs_aug.analysis.overhead import FULL, RANDOM
+from hvs_aug.analysis.workload import FULL, RANDOM
 from hvs_aug.pretraining.build import build_method
 from hvs_aug.selection.search import selection_loss
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from hvs_aug._check import HVSError
-from hvs_aug.analysis.overhead import settings
+from hvs_aug.analysis.workload import settings
 from hvs_aug.pretraining.benchmark import benchmark
 
 
