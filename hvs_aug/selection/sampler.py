@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._check import fail, require
+from .._check import describe, fail, require
 from ..data.batch import ImageBatch
 from ..views.candidates import CandidateViews
 from ..views.draw import own_generator
@@ -176,9 +177,14 @@ class HardPairSampler:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a :meth:`state_dict`, which may come from a sampler with other options."""
         call = "HardPairSampler.load_state_dict(state)"
+        require(isinstance(state, Mapping), call, "a state_dict", state)
         require(set(state) == {"generator", "step"}, call, "keys generator and step", f"{sorted(state)}")
-        self.generator.set_state(state["generator"])
-        self.step = int(state["step"])
+        try:
+            step = operator.index(state["step"])
+            self.generator.set_state(state["generator"])
+        except (TypeError, RuntimeError) as error:
+            fail(call, "the state of a CPU generator, and a number of steps", f"{describe(dict(state))} ({error})")
+        self.step = step
 
     # ------------------------------------------------------------------ the steps
 

@@ -15,7 +15,7 @@ from .._watch import CountWatch
 from ..data.batch import ImageBatch
 from ..ops import CenterCrop, Resize, batched, cpu, gpu
 from ..ops.crop import unit_of
-from ..ops.operation import Draws, require_count
+from ..ops.operation import Draws, is_number, require_count
 from ..ops.plan import RenderPlan
 from .draw import OwnGenerator, draw_slot, identities
 from .params import ViewParams
@@ -154,8 +154,8 @@ class CandidateViews(nn.Module):
         """
         batch = ImageBatch.of(images)
         call = "CandidateViews.transform"
-        scales = list(scale) if isinstance(scale, Sequence) else [scale] * len(self.slots)
-        fits = len(scales) == len(self.slots) and all(value > 0 for value in scales)
+        scales: list[float] = list(scale) if isinstance(scale, Sequence) else [scale] * len(self.slots)
+        fits = len(scales) == len(self.slots) and all(is_number(value) and value > 0 for value in scales)
         require(fits, f"{call}(scale)", "a positive fraction of the training size, or one for each slot", scale)
         self._require_params(params, batch, f"{call}(params)")
         for slot in self.slots:
@@ -220,6 +220,7 @@ class CandidateViews(nn.Module):
     def _require_params(self, params: ViewParams, batch: ImageBatch, call: str) -> None:
         """Fail unless the params are of these images and slots, as far as that can be told without waiting for a device."""
         hint = "draw them from the batch that is rendered: params = views.make_params(images)."
+        require(isinstance(params, ViewParams), call, "ViewParams", params, hint)
         count = params.boxes.shape[1]
         require(count == len(batch), call, f"the params of {len(batch)} images", f"of {count}", hint)
         known = all(0 <= slot < len(self.slots) for slot in params.slots) and list(params.slots) == sorted(params.slots)

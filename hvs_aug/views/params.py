@@ -49,9 +49,12 @@ class ViewParams:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require(self.boxes.ndim == 3 and self.boxes.shape[2] == 4, "ViewParams(boxes)", "shape (V, B, 4)", self.boxes)
-        views, images = self.boxes.shape[:2]
-        require(self.sizes.shape == (images, 2), "ViewParams(sizes)", f"shape {(images, 2)}", self.sizes)
+        boxes, sizes = self.boxes, self.sizes
+        fits = _is_whole(boxes) and boxes.ndim == 3 and boxes.shape[2] == 4
+        require(fits, "ViewParams(boxes)", "int64 of shape (V, B, 4)", boxes)
+        views, images = boxes.shape[:2]
+        fits = _is_whole(sizes) and sizes.shape == (images, 2)
+        require(fits, "ViewParams(sizes)", f"int64 of shape {(images, 2)}", sizes)
         require(len(self.slots) == views, "ViewParams(slots)", f"{views} slot indices", f"{len(self.slots)}")
         for name, value in self.drawn.items():
             require(value.shape[:2] == (views, images), f"ViewParams(drawn[{name!r}])", f"axes {(views, images)} first", value)
@@ -106,7 +109,17 @@ class ViewParams:
         Args:
             indices: ``(S, B)`` int64, each in [0, V).
             slots: the slot index of each of the S selected views; needed only where the params hold several slots.
+
+        Raises:
+            HVSError: if the slots are missing, or the indices do not fit, as far as that can be told without waiting for a device.
         """
+        views, images = self.boxes.shape[:2]
+        fits = _is_whole(indices) and indices.ndim == 2 and indices.shape[1] == images
+        require(fits, "ViewParams.select(indices)", f"int64 of shape (S, {images})", indices)
+        if readable(indices) and indices.numel():
+            low, high = map(int, indices.aminmax())
+            call = "ViewParams.select(indices)"
+            require(low >= 0 and high < views, call, f"indices of the {views} views", f"indices from {low} to {high}")
         if slots is None:
             require(
                 len(set(self.slots)) == 1,
@@ -240,12 +253,22 @@ class ViewParams:
             "the contents that were saved",
             f"{path}, which was changed since",
         )
+        has_both = {"boxes", "sizes"} <= tensors.keys() and all(map(_is_count, (layout["slots"], layout["uncropped"])))
+        require(has_both, call, "boxes, sizes and numbers of slots", f"{path} without")
         boxes, sizes = (tensors.pop(name) for name in ("boxes", "sizes"))
         empty = cls(boxes, sizes, _split(layout["slots"]), _split(layout["uncropped"]))
         return empty._of({"boxes": boxes, "sizes": sizes} | tensors)
 
 
 _ALIGNMENT = 16  # bytes, of every tensor within the one that crosses to a device
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.int64
+
+
+def _is_count(text: str) -> bool:
+    return all(part.isdecimal() for part in text.split(",") if part)
 
 
 def _join(numbers: Sequence[int]) -> str:

@@ -402,6 +402,12 @@ def test_a_saved_sampler_continues_as_the_unbroken_one() -> None:
         assert torch.equal(first.indices, second.indices)
     with pytest.raises(HVSError, match="expected keys generator and step"):
         sampler.load_state_dict({"step": 1})
+    before = sampler.state_dict()
+    wrong = [{**state, "step": "one"}, {**state, "generator": torch.zeros(3)}, {**state, "generator": None}, None]
+    for other in wrong:
+        with pytest.raises(HVSError, match=r"HardPairSampler.load_state_dict\(state\)"):
+            sampler.load_state_dict(other)
+    assert sampler.step == before["step"] and torch.equal(sampler.generator.get_state(), before["generator"])
 
 
 def test_the_default_generator_differs_between_ranks_and_samplers_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -449,5 +449,8 @@ def test_refusals() -> None:
         CandidateViews.preset("simclr", candidates=1)
     with pytest.raises(HVSError, match="an even number for byol and mocov3, got int 3"):
         CandidateViews.preset("byol", candidates=3)
-    with pytest.raises(HVSError, match="a positive fraction"):
-        views.transform(images, params, scale=0.0)
+    for scale in (0.0, None, "1", float("nan"), [1.0, 1.0]):
+        with pytest.raises(HVSError, match="a positive fraction"):
+            views.transform(images, params, scale=scale)
+    with pytest.raises(HVSError, match=r"CandidateViews.transform\(params\): expected ViewParams, got tuple"):
+        views.transform(images, views(images))

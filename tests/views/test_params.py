@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from hvs_aug import CandidateViews, HVSError, ViewParams
+from hvs_aug.views.params import _digest
 from tests.reference.views import iou_by_pixels
 
 
@@ -104,8 +106,37 @@ def test_shapes_are_checked() -> None:
     params = drawn()
     with pytest.raises(HVSError, match=r"ViewParams\(drawn\['RandomGrayscale.applied'\]\): expected axes \(4, 3\) first"):
         replace(params, drawn={"RandomGrayscale.applied": torch.zeros(2, 3)})
-    with pytest.raises(HVSError, match=r"ViewParams\(boxes\): expected shape \(V, B, 4\)"):
-        replace(params, boxes=params.boxes[0])
+    for boxes in (params.boxes[0], params.boxes.float(), params.boxes.int(), params.boxes.tolist()):
+        with pytest.raises(HVSError, match=r"ViewParams\(boxes\): expected int64 of shape \(V, B, 4\)"):
+            replace(params, boxes=boxes)
+    for sizes in (params.sizes[:2], params.sizes.double(), None):
+        with pytest.raises(HVSError, match=r"ViewParams\(sizes\): expected int64 of shape \(3, 2\)"):
+            replace(params, sizes=sizes)
+
+
+@pytest.mark.parametrize(
+    ("indices", "said"),
+    [
+        (torch.tensor([[0, 1, 4]]), "indices of the 4 views, got indices from 0 to 4"),
+        (torch.tensor([[0, -1, 3]]), "indices of the 4 views, got indices from -1 to 3"),
+        (torch.zeros(2, 2, dtype=torch.int64), r"int64 of shape \(S, 3\)"),
+        (torch.zeros(2, 3), r"int64 of shape \(S, 3\)"),
+        ([[0, 1, 2]], r"int64 of shape \(S, 3\)"),
+    ],
+)
+def test_indices_of_no_view_are_refused(indices: Any, said: str) -> None:
+    with pytest.raises(HVSError, match=rf"ViewParams.select\(indices\): expected {said}"):
+        drawn().select(indices)
+
+
+def test_a_file_that_only_has_the_digest_right_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "params"
+    for tensors, slots in (({"boxes": torch.zeros(1, 1, 4, dtype=torch.int64)}, "0"), (drawn()._tensors(), "0,x,0,0")):
+        layout = {"slots": slots, "uncropped": ""}
+        tensors = {name: value.contiguous() for name, value in tensors.items()}
+        save_file(tensors, path, metadata={"format": "hvs_aug.ViewParams/2", **layout, "sha256": _digest(tensors, layout)})
+        with pytest.raises(HVSError, match="expected boxes, sizes and numbers of slots"):
+            ViewParams.load(path)
 
 
 def test_equality_is_that_of_every_value_and_equal_params_hash_alike() -> None:
