@@ -48,7 +48,7 @@ class Place:
 
     ``source`` is the line of code, without its indent; ``occurrence`` counts equal changes of equal lines. ``statement`` is the
     first and last line of the innermost statement around it, of a compound statement its head. ``is_compiled`` says whether numba
-    compiles the function that it stands in, so that no line of it is seen to run.
+    compiles the function that it stands in, so that no line of it is seen to run, or a value beside such functions into them.
     """
 
     file: Path
@@ -82,6 +82,9 @@ def places(file: Path, source: str) -> list[Place]:
             compiled |= {id(inner) for inner in ast.walk(node)}
         if isinstance(node, ast.stmt):
             statements |= dict.fromkeys(map(id, ast.walk(node)), _head(node))
+    if compiled:
+        values = (statement for statement in tree.body if isinstance(statement, ast.Assign))
+        compiled |= {id(inner) for statement in values for inner in ast.walk(statement)}
     lines = source.splitlines()
     found: list[Place] = []
     seen: Counter[tuple[str, str]] = Counter()

@@ -156,7 +156,8 @@ def view_size(size: Any, call: str) -> int | tuple[int, int]:
         fail(call, "a number of pixels, or (height, width)", size)
     for side in sides:
         require_count(side, call)
-    return sides[0] if sides[0] == sides[1] else sides
+    height, width = sides
+    return height if height == width else sides
 
 
 def unit_of(dtype: torch.dtype) -> float:

@@ -44,6 +44,13 @@ def place_of(mutation: str) -> Place:
     return next(place for place in places(FILE, SOURCE) if place.mutation == mutation)
 
 
+def test_values_beside_kernels_are_compiled_into_them() -> None:
+    source = "LIMIT = 4\n\n@cpu_kernel\ndef f(a):\n    return a < LIMIT\n\ndef g(a):\n    return a + 1\n"
+    found = {place.mutation: place.is_compiled for place in places(Path("hvs_aug/ops/crop.py"), source)}
+    assert found == {"4 -> 5": True, "Lt -> LtE": True, "Add -> Sub": False, "1 -> 2": False}
+    assert not any(place.is_compiled for place in places(FILE, "LIMIT = 4\n"))
+
+
 def test_a_place_is_known_by_its_line_of_code_and_not_by_its_number() -> None:
     moved = places(FILE, "# one line more\n" + SOURCE.replace("b=True", "b=False"))
     assert {place.key for place in moved} - {place.key for place in places(FILE, SOURCE)} == {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -356,3 +357,16 @@ def test_a_user_is_told_of_slow_compiling_once(monkeypatch: pytest.MonkeyPatch, 
         for _ in range(2):
             cpu._walk.__wrapped__("uint8", ())
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+def test_a_slow_compilation_is_said_with_its_seconds_the_first_one_louder(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = iter([10.0, 17.0, 20.0, 20.5, 30.0, 32.0])  # 7 s, half a second, 2 s
+    monkeypatch.setattr(cpu, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(cpu, "_compiled_walk", lambda dtype: dtype)
+    monkeypatch.setattr(cpu, "_slow_compilations", itertools.count())
+    with caplog.at_level("INFO", "hvs_aug"):
+        assert [cpu._walk.__wrapped__(dtype, ()) for dtype in ("uint8", "float16", "float32")] == ["uint8", "float16", "float32"]
+    said = [(record.levelname, record.getMessage().partition(";")[0]) for record in caplog.records]
+    assert said == [("WARNING", "hvs_aug compiled its CPU renderer in 7 s"), ("INFO", "hvs_aug compiled its CPU renderer in 2 s")]
