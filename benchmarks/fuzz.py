@@ -224,7 +224,7 @@ KINDS: dict[str, Callable[[random.Random], bytes]] = {
     "jpeg rgb": lambda rng: jpeg(rng, keep_rgb=True),
     "jpeg exif": lambda rng: jpeg(rng, exif=exif(rng)),
     "jpeg segments": jpeg_segments,
-    "mpo": lambda rng: encoded(picture(rng, "RGB", 20, 30), "MPO", **frames(rng)),
+    "mpo": lambda rng: encoded(picture(rng), "MPO", **frames(rng)),
     "png rgb": lambda rng: encoded(picture(rng), "PNG", exif=exif(rng)),
     "png rgba": lambda rng: encoded(picture(rng, "RGBA"), "PNG"),
     "png gray": lambda rng: encoded(picture(rng, "L"), "PNG", transparency=rng.randint(0, 255)),
