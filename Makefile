@@ -18,7 +18,8 @@ test: lint
 # not installed there: tools, and frameworks that need newer releases. Old releases use what new ones of their dependencies deprecate.
 OLDEST = $(VENV)-oldest
 test-oldest: $(OLDEST)/installed
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n auto --dist worksteal -W ignore::DeprecationWarning -W ignore::FutureWarning hvs_aug tests
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n auto --dist worksteal -W ignore::DeprecationWarning -W ignore::FutureWarning \
+		-W 'ignore:The transform `ToTensor:UserWarning' hvs_aug tests
 
 $(OLDEST)/installed: setup.cfg tests/lower_bounds.py
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)

@@ -162,6 +162,12 @@ def gray16(rng: random.Random) -> Image.Image:
     return Image.fromarray((np.asarray(picture(rng, "L")).astype(np.uint16) * 257) ^ 5)
 
 
+def pgm16(rng: random.Random) -> bytes:
+    """A PGM of 16 bits, which Pillow writes since release 11."""
+    pixels = np.asarray(gray16(rng))
+    return b"P5\n%d %d\n65535\n" % pixels.shape[::-1] + pixels.astype(">u2").tobytes()
+
+
 def frames(rng: random.Random, mode: str = "RGB") -> dict[str, Any]:
     """Options that save an animation."""
     more = [picture(rng, mode, 20, 30) for _ in range(rng.randint(1, 3))]
@@ -245,13 +251,15 @@ KINDS: dict[str, Callable[[random.Random], bytes]] = {
     "tiff 16-bit gray": lambda rng: encoded(gray16(rng), "TIFF", compression=rng.choice([None, "tiff_lzw"])),
     "tiff float": lambda rng: encoded(Image.fromarray(np.asarray(picture(rng, "L")).astype(np.float32) / 255), "TIFF"),
     "ppm": lambda rng: encoded(picture(rng, rng.choice(["RGB", "L", "1"])), "PPM"),
-    "pgm 16 bits": lambda rng: encoded(gray16(rng), "PPM"),
+    "pgm 16 bits": pgm16,
     "avif": lambda rng: encoded(picture(rng), "AVIF", quality=rng.randint(20, 90), speed=10),
     "jpeg 2000": lambda rng: encoded(picture(rng), "JPEG2000"),
     "zip": lambda rng: archive(rng, "zip"),
     "tar": lambda rng: archive(rng, "tar"),
     "tar.gz": lambda rng: archive(rng, "tar.gz"),
 }
+if ".avif" not in Image.registered_extensions():  # Pillow before 11.3
+    del KINDS["avif"]
 
 # -------------------------------------------------------------------------------------------------------------------- damage
 

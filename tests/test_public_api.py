@@ -60,7 +60,7 @@ def _described(name: str, value: Any) -> Iterator[str]:
             if attribute == "__call__" or not attribute.startswith("_"):
                 if isinstance(member, property):
                     yield f"{name}.{attribute}"
-                elif callable(inner := getattr(member, "__func__", member)) and not inspect.isclass(inner):
+                elif callable(inner := getattr(member, "__func__", member)) and _is_own_function(inner):
                     yield f"{name}.{attribute}{_signature(inner)}"
     elif isinstance(value, ModuleType):
         yield name
@@ -68,6 +68,11 @@ def _described(name: str, value: Any) -> Iterator[str]:
         yield f"{name}{_signature(value)}"
     else:
         yield f"{name} = {_without_addresses(repr(value))}"
+
+
+def _is_own_function(value: Any) -> bool:
+    """Not a class, and not what a framework puts into its subclasses, as newer Kornia does with ``forward``."""
+    return not inspect.isclass(value) and getattr(inspect.unwrap(value), "__module__", "").partition(".")[0] == "hvs_aug"
 
 
 def _signature(value: Any) -> str:

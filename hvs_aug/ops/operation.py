@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -120,7 +120,7 @@ class Operation:
 
     def torchvision_name(self) -> str:
         """The operation as the line that a user of torchvision.transforms.v2 would write."""
-        line = f"v2.{self._call(leave_out=() if self.torchvision_has_p else ('p',))}"
+        line = f"v2.{self._call(() if self.torchvision_has_p else ('p',), torchvision_text)}"
         prob = getattr(self, "p", 1.0)
         return line if self.torchvision_has_p or prob == 1 else f"v2.RandomApply([{line}], p={text(prob)})"
 
@@ -128,10 +128,10 @@ class Operation:
         """The fields as they are shown, by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
-    def _call(self, leave_out: Sequence[str] = ()) -> str:
+    def _call(self, leave_out: Sequence[str] = (), written: Callable[[str, Any], str] = lambda _, value: text(value)) -> str:
         defaults = {field.name: field.default for field in fields(self)}  # type: ignore[arg-type]
         shown = {name: value for name, value in self._shown().items() if name not in leave_out}
-        changed = [f"{name}={text(value)}" for name, value in shown.items() if text(value) != text(defaults[name])]
+        changed = [f"{name}={written(name, value)}" for name, value in shown.items() if text(value) != text(defaults[name])]
         return f"{type(self).__name__}({', '.join(changed)})"
 
     def __repr__(self) -> str:
@@ -201,3 +201,9 @@ def text(value: Any) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(text, value))}{',' if len(value) == 1 else ''})"
     return repr(value)
+
+
+def torchvision_text(name: str, value: Any) -> str:
+    """The text of a field in a line for torchvision; release 0.19 takes no interpolation by its name, every release its member."""
+    is_mode = name == "interpolation" and isinstance(value, str)
+    return f"v2.InterpolationMode.{value.upper()}" if is_mode else text(value)

@@ -205,8 +205,8 @@ def probe_like(example: Any = None, number: int = 0) -> Any:
             return Image.merge(
                 mode, [Image.fromarray(plane) for plane in _picture(height, width, len(Image.new(mode, (1, 1)).getbands()))]
             )
-        except ValueError:  # modes that are not made of bytes; Pillow before 10.3 makes I;16 of L, and not of RGB
-            return Image.fromarray(np.moveaxis(_picture(height, width, 3), 0, -1)).convert("L").convert(mode)
+        except ValueError:  # modes that are not made of bytes
+            return Image.fromarray(np.moveaxis(_picture(height, width, 3), 0, -1)).convert(mode)
     if isinstance(example, Tensor):
         planes = torch.from_numpy(_picture(height, width, len(example) if example.ndim == 3 else 1))
         pixels = planes if example.ndim == 3 else planes[0]

@@ -93,8 +93,8 @@ def test_a_driver_that_does_not_start_is_a_reason(monkeypatch: pytest.MonkeyPatc
     gpu._driver_failure.cache_clear()
 
 
+@pytest.mark.needs("triton>=3.6")
 def test_triton_is_refused_for_images_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton", reason="Triton is not installed")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     views = CandidateViews.preset("simclr", 16, renderer="triton")
     with pytest.raises(HVSError, match="NVIDIA GPU"):

@@ -21,6 +21,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from benchmarks.gpu_launches import Launch, has_assembler, machine_code, rendering, type_of
 
+pytestmark = pytest.mark.needs("triton>=3.6")
+
 
 def everything() -> ViewSlot:
     """A slot with every operation that has a GPU kernel, twice a mean, and a blur between."""
