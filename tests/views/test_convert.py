@@ -250,6 +250,7 @@ def test_antialiasing_matters_for_tensors_only() -> None:
     crop = v1.RandomResizedCrop(32, antialias=False)
     assert convert_view([crop, v1.ToTensor()]).size == 32  # ToTensor takes Pillow images, which are always antialiased
     assert convert_view([v1.Resize(40, antialias=None), crop, v1.PILToTensor(), v1.ConvertImageDtype(torch.float32)]).size == 32
+    assert convert_view([v2.ToImage(), v2.ToPILImage(), crop, v1.ToTensor()]).size == 32
     for steps in (
         [v2.ToImage(), crop],
         [crop, v2.ToImage()],

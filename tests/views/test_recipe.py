@@ -125,3 +125,13 @@ def test_every_preset_has_its_small_variant(name: str) -> None:
     for slot in preset_slots(name, 32):
         assert slot.recipe.size <= 32
         assert replace(slot.recipe) == slot.recipe and slot.candidates >= slot.select
+
+
+def test_from_64_pixels_on_views_are_those_of_imagenet() -> None:
+    for name in ("simclr", "simsiam"):
+        large, small = (preset_slots(name, size)[0].recipe for size in (64, 63))
+        assert large.find(GaussianBlur) is not None and small.find(GaussianBlur) is None
+    jitters = [preset_slots("simclr", size)[0].recipe.find(ColorJitter) for size in (64, 63)]
+    assert jitters == [ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8), ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8)]
+    means = [preset_slots("simsiam", size)[0].recipe.find(Normalize).mean[0] for size in (64, 63)]
+    assert means == [0.485, 0.4914]
