@@ -530,3 +530,12 @@ def test_an_operation_from_outside_the_package() -> None:
     torch.testing.assert_close(rendered, expected, atol=1e-5, rtol=0)
     assert "v2.Darken(factor=0.25, p=1)" in slots[0].recipe.torchvision_lines()
     assert ("view", "v2.Darken(factor=0.25, p=1)", "none") in differences(slots, preset_slots("simclr", 16))
+
+
+def test_a_transform_is_known_by_a_converter_of_either_kind() -> None:
+    class Own:
+        pass
+
+    assert reading.has_converter(v2.RandomGrayscale()) and not reading.has_converter(Own())
+    register_converter(Own, lambda t: [])
+    assert reading.has_converter(Own())

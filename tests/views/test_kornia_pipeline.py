@@ -22,7 +22,7 @@ from hvs_aug import CandidateViews, HVSError, ImageBatch, Scoring, ViewParams, V
 from hvs_aug.integrations import kornia as ours
 from hvs_aug.selection.losses import NTXentLoss
 from hvs_aug.selection.sampler import HardPairSampler
-from hvs_aug.views.kornia_pipeline import KorniaPipeline
+from hvs_aug.views.kornia_pipeline import KorniaPipeline, _Window
 
 
 class Speckle(nn.Module):
@@ -208,6 +208,9 @@ def test_boxes_through_a_resize_and_beyond_the_image() -> None:
         and (padded[..., :2] + padded[..., 2:] <= torch.tensor([32, 40])).all()
     )
     assert len(padded[..., 2].unique()) > 3
+    corner = _Window(1, height=4, width=6)
+    corner.origin, corner.current = torch.tensor([[5.0, 3.0]]), torch.tensor([1.0, 1.0])
+    assert corner.boxes().tolist() == [[3, 5, 1, 1]]
     skipped = boxes(K.RandomCrop((32, 40), padding=8, p=0.0))
     assert (skipped == torch.tensor([0, 0, 32, 40])).all()
 

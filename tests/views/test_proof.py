@@ -24,6 +24,13 @@ def test_small_differences_within_the_slack_are_none() -> None:
     assert proof._surprise(np.full(50, 0.5), np.full(50, 0.53), 0.02) > proof._LIMIT
 
 
+def test_views_of_one_row_or_column_have_no_sharpness() -> None:
+    found = {
+        size: "sharpness" in [name for name, *_ in proof._facts(torch.rand(3, 3, *size), None)] for size in [(2, 2), (1, 2), (2, 1)]
+    }
+    assert found == {(2, 2): True, (1, 2): False, (2, 1): False}
+
+
 def test_a_probability_that_differs_is_seen() -> None:
     never, seldom = np.zeros(proof._PART_RUNS), np.zeros(proof._PART_RUNS)
     seldom[: proof._PART_RUNS // 10] = 1
