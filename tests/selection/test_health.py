@@ -103,6 +103,10 @@ def test_each_sickness_is_said_once() -> None:
         return torch.where(torch.arange(BATCH)[:, None] % 3 == 0, math.nan, noise())
 
     said = watched(broken, steps=10 * EVERY)
+    assert watched(broken, steps=2 * EVERY) == said[:1] and watched(broken, steps=3 * EVERY) == said
+    flat = CallableLoss(lambda a, b: torch.zeros(len(a)))
+    for given, loss in ((collapsed, None), (noise, flat)):
+        assert watched(given, loss, steps=2 * EVERY) == [] and len(watched(given, loss, steps=3 * EVERY)) == 1
     assert len(said) == 2 and "candidate pairs of 32 image(s) was not finite" in said[0] and "now 25% of them" in said[1]
 
 

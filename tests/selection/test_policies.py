@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import FrozenInstanceError
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,6 +34,15 @@ EVERY: dict[str, Callable[[], policies.Policy]] = {
     "mixture": lambda: mixture(0.5),
     "warmup": lambda: warmup(3),
 }
+
+
+@pytest.mark.parametrize("name", [*EVERY, "min_iou"])
+def test_a_policy_is_shown_as_the_call_that_makes_it_and_does_not_change(name: str) -> None:
+    policy = (EVERY | {"min_iou": min_iou})[name]()
+    assert eval(repr(policy), vars(policies)) == policy
+    assert name == "warmup" or hash(policy) == hash(eval(repr(policy), vars(policies)))
+    with pytest.raises(FrozenInstanceError):
+        policy.limit = 3  # type: ignore[attr-defined]
 
 
 def pick(
@@ -304,3 +314,16 @@ class TestBadInput:
             pick(min_iou(), None, PAIRS)
         with pytest.raises(HVSError, match=r"policy\(params\): expected the params .*, got None.\n.*random\(control=True\)"):
             pick(random(control=False), None, PAIRS)
+
+
+def test_softmax_keeps_the_only_candidate_of_a_slot() -> None:
+    alone = [ViewSlot(None, 2, 1), ViewSlot(None, 1, 1, role="local")]
+    table = torch.rand(3, 3, 5, generator=torch.Generator().manual_seed(0))
+    assert (pick(softmax(0.5), table + table.transpose(0, 1), alone)[1] == 2).all()
+
+
+def test_the_guard_counts_pairs_of_slots_that_keep_one_view_each() -> None:
+    table = torch.full((4, 4, 1), 1000.0)  # two candidates of one slot are never kept together
+    table[:2, 2:, 0] = torch.tensor([[1.0, 2.0], [100.0, 3.0]])
+    table[2:, :2] = table[:2, 2:].transpose(0, 1)
+    assert pick(hardest(0.7), table, [ViewSlot(None, 2, 1), ViewSlot(None, 2, 1)])[:, 0].tolist() == [1, 3]

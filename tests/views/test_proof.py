@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
+from hvs_aug import ops
 from hvs_aug.views import proof
 from hvs_aug.views.convert import _read, _run
 from hvs_aug.views.presets import preset_slots
@@ -22,6 +23,13 @@ def test_equal_samples_do_not_differ() -> None:
 def test_small_differences_within_the_slack_are_none() -> None:
     assert proof._surprise(np.full(50, 0.5), np.full(50, 0.51), 0.02) == 0
     assert proof._surprise(np.full(50, 0.5), np.full(50, 0.53), 0.02) > proof._LIMIT
+
+
+def test_a_blur_that_is_a_little_weaker_is_seen_by_its_sharpness() -> None:
+    theirs, ours = v2.GaussianBlur(5, 0.6), ops.GaussianBlur(5, (0.8, 0.8))
+    difference = proof.part_difference(theirs, ours, lambda pixels: pixels, 32)
+    assert difference is not None and difference.startswith("sharpness")
+    assert proof.part_difference(v2.GaussianBlur(5, 0.8), ours, lambda pixels: pixels, 32) is None
 
 
 def test_views_of_one_row_or_column_have_no_sharpness() -> None:
