@@ -91,4 +91,9 @@ def _forget(store: Any, place: str, world: int) -> None:
 
 
 def _ranks(ranks: list[int]) -> str:
+    """Processes in words.
+
+    >>> _ranks([1]), _ranks([0, 2])
+    ('process 1', 'processes 0, 2')
+    """
     return ("processes " if len(ranks) > 1 else "process ") + ", ".join(map(str, ranks))
