@@ -193,3 +193,9 @@ def test_ntxent_memory_is_one_block(device: str) -> None:
             NTXentLoss(0.1).table(outputs)
     block = block_bytes(torch.device(device))
     assert block < count.peak <= 1.05 * block + 2.5 * 4 * 2048 * 128 * 4
+
+
+def test_a_tuple_of_one_projection_is_that_projection() -> None:
+    projection = torch.randn(4, 3, 8)
+    slots = [ViewSlot(None, 4, 2)]
+    assert torch.equal(NTXentLoss(0.2).table([(projection,)], None, slots), NTXentLoss(0.2).table([projection], None, slots))

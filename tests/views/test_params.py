@@ -180,7 +180,10 @@ def test_some_of_the_images() -> None:
 def test_moving_makes_one_copy_of_everything() -> None:
     params = replace(drawn("dino"), extras={"odd": torch.ones(20, 3, 5, dtype=torch.bool), "none": torch.zeros(20, 3, 0)})
     moved = params.to("meta")
-    assert moved.boxes.device.type == "meta" and len({value.untyped_storage()._cdata for value in moved.drawn.values()}) == 1
+    assert (
+        moved.boxes.device.type == moved.sizes.device.type == "meta"
+        and len({value.untyped_storage()._cdata for value in moved.drawn.values()}) == 1
+    )
     for name, value in params.drawn.items():
         assert moved.drawn[name].shape == value.shape and moved.drawn[name].dtype == value.dtype
     assert moved.extras["odd"].shape == (20, 3, 5) and moved.extras["none"].shape == (20, 3, 0)
