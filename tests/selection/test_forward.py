@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hvs_aug._check import HVSError
-from hvs_aug.selection.forward import forward_slots, map_output
+from hvs_aug.selection.forward import by_view, forward_slots, map_output
 
 from .models import Counted
 
@@ -93,3 +93,8 @@ def test_channels_last() -> None:
         lambda pixels: seen.append(pixels.is_contiguous(memory_format=torch.channels_last)) or pixels, views, channels_last=True
     )
     assert seen == [False, True]
+
+
+def test_no_images_have_no_views() -> None:
+    assert by_view(torch.zeros(0, 5), 0).shape == (0, 0, 5)
+    assert by_view(torch.zeros(6, 5), 3).shape == (2, 3, 5)

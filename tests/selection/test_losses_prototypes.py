@@ -347,3 +347,7 @@ class TestBadInput:
             HVSError, match=r'IBOTLoss.table\(student\): expected \(class, patches\) or a dict with the key "patch"'
         ):
             IBOTLoss().table(student, teacher, MULTI_CROP, {"masks": torch.zeros(4, 3, 2, 3, dtype=torch.bool)})
+
+
+def test_only_sinkhorn_looks_at_other_processes() -> None:
+    assert not DINOLoss().gather and DINOLoss(sinkhorn=3).gather and not DINOLoss(sinkhorn=3, gather=False).gather
