@@ -198,6 +198,18 @@ def _soak() -> str:
     return markdown(["promise", "shown by", "figure"], lines)
 
 
+def _mutants() -> str:
+    """How many of the small faults that were put into each part the tests notice."""
+    lines = []
+    rows = results("mutants")["rows"]
+    for group in ("selection", "views", "ops"):
+        own = [row for row in rows if row["group"] == group]
+        able = [row for row in own if row["equivalent"] is None]
+        killed = sum(row["killed"] for row in able)
+        lines.append([f"`hvs_aug/{group}`", f"{len(own)}", f"{len(own) - len(able)}", f"{killed}", f"{killed / len(able):.0%}"])
+    return markdown(["faults put into", "drawn", "that change nothing", "noticed", "share"], lines)
+
+
 def _gpu_plan() -> str:
     """What a GPU would move for SimCLR's views of 224 pixels."""
     summary = results("gpu_plan")["summary"]
@@ -239,6 +251,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "fuzz": _fuzz,
     "gpu_plan": _gpu_plan,
     "selection": _selection,
+    "mutants": _mutants,
     "soak": _soak,
     "speed": _speed,
     "speed_parts": _speed_parts,

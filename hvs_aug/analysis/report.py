@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Draw", "Report", "ShownViews", "inspect", "png"]
 
-Draw: TypeAlias = "Callable[[Theme], Figure]"
+Draw: TypeAlias = Callable[[Theme], "Figure"]
 """Draws a figure in the colours of a theme."""
 
 _PAGE = """<!DOCTYPE html>
