@@ -224,7 +224,8 @@ KINDS: dict[str, Callable[[random.Random], bytes]] = {
     "jpeg rgb": lambda rng: jpeg(rng, keep_rgb=True),
     "jpeg exif": lambda rng: jpeg(rng, exif=exif(rng)),
     "jpeg segments": jpeg_segments,
-    "mpo": lambda rng: encoded(picture(rng), "MPO", **frames(rng)),
+    # Of two pictures: Pillow before 11.3 writes more of them over the first.
+    "mpo": lambda rng: encoded(picture(rng), "MPO", save_all=True, append_images=[picture(rng)]),
     "png rgb": lambda rng: encoded(picture(rng), "PNG", exif=exif(rng)),
     "png rgba": lambda rng: encoded(picture(rng, "RGBA"), "PNG"),
     "png gray": lambda rng: encoded(picture(rng, "L"), "PNG", transparency=rng.randint(0, 255)),
@@ -260,6 +261,8 @@ KINDS: dict[str, Callable[[random.Random], bytes]] = {
 }
 if ".avif" not in Image.registered_extensions():  # Pillow before 11.3
     del KINDS["avif"]
+# Where the rows of a fax end too early, Pillow before 13 shows what was in memory: damaged ones have no pixels to compare.
+WHOLE_ONLY = {"tiff fax"} if int(Image.__version__.split(".")[0]) < 13 else set()
 
 # -------------------------------------------------------------------------------------------------------------------- damage
 
@@ -404,6 +407,7 @@ def cases(count: int, seed: int = 0) -> Iterator[Case]:
     for index in range(count):
         rng = random.Random(f"{seed} {index}")
         kind, damage = names[index % len(names)], DAMAGES[index // len(names) % len(DAMAGES)]
+        damage = leave if kind in WHOLE_ONLY else damage
         data = KINDS[kind](rng)
         yield Case(kind, damage.__name__, damage(rng, data))
 

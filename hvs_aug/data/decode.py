@@ -50,7 +50,8 @@ def decode_image(
     Convention: ``channels`` 3 and 1 convert as PIL's ``convert("RGB")`` and ``convert("L")`` do: alpha is dropped, not
         composited, a palette is looked up; for any other number the file must have that many channels. The orientation in EXIF
         or XMP is applied; metadata that cannot be read is ignored. PIL's ``ImageFile.LOAD_TRUNCATED_IMAGES``, where the host
-        program sets it, holds for what PIL decodes.
+        program sets it, holds for what PIL decodes. Where the rows of a TIFF of fax compression end too early, Pillow before 13
+        shows what was in memory, and 13 black: no error says so.
     Raises: HVSError naming ``name`` if the bytes are no image, end too early, have another number of channels, or would take
         more than 1 GiB to decode.
     """
