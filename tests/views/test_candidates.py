@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 import threading
 from dataclasses import replace
 from typing import Any
@@ -449,6 +450,12 @@ def test_refusals() -> None:
         CandidateViews.preset("simclr", candidates=1)
     with pytest.raises(HVSError, match="an even number for byol and mocov3, got int 3"):
         CandidateViews.preset("byol", candidates=3)
+    height, width = params.sizes[1].tolist()
+    for box in ([-1, 0, 2, 2], [0, -1, 2, 2], [0, 0, 0, 2], [0, 0, 2, 0], [height - 1, 0, 2, 2], [0, width - 1, 2, 2]):
+        boxes = params.boxes.clone()
+        boxes[2, 1] = torch.tensor(box)
+        with pytest.raises(HVSError, match=rf"got the box {re.escape(str(box))} in image 1 of \[{height}, {width}\] pixels"):
+            views.transform(images, replace(params, boxes=boxes))
     for scale in (0.0, None, "1", float("nan"), [1.0, 1.0]):
         with pytest.raises(HVSError, match="a positive fraction"):
             views.transform(images, params, scale=scale)
