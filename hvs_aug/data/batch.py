@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._check import describe, fail, is_dense, readable, require
+from .pixels import plain
 
 __all__ = ["ImageBatch", "Layout"]
 
@@ -121,7 +122,7 @@ class ImageBatch:
         if images.shape[1] > 4 >= images.shape[3] and images.dtype in (torch.uint8, torch.uint16):
             fail(call, "a (B, C, H, W) tensor", f"{images.shape}, whose channels come last", "pass images.permute(0, 3, 1, 2).")
         sizes = torch.tensor(images.shape[-2:], dtype=torch.int64, device="cpu")
-        return ImageBatch(images.detach().as_subclass(Tensor), sizes.expand(len(images), 2))
+        return ImageBatch(plain(images), sizes.expand(len(images), 2))
 
     @staticmethod
     def pack(images: Sequence[Tensor], out: Tensor | None = None) -> ImageBatch:

@@ -18,7 +18,7 @@ from .._memory import Recycled
 from .batch import ImageBatch, write_packed
 from .decode import decode_image, reason_of, size_in_header
 from .pillow import from_pil
-from .pixels import downscale, reduced_size, to_unit_range
+from .pixels import downscale, plain, reduced_size, to_unit_range
 
 __all__ = ["Undecodable", "collate_images"]
 
@@ -184,7 +184,7 @@ def _to_pixels(image: Any, channels: int, max_side: int | None, name: str) -> tu
             fail(name, f"an image that PIL can read and convert to {channels} channels", got)
     elif is_dense(image) and image.ndim in (2, 3):
         require(image.device.type != "meta", name, "a tensor that holds values", image)
-        pixels = image.detach().as_subclass(Tensor)
+        pixels = plain(image)
         pixels = pixels[None] if pixels.ndim == 2 else pixels
     else:
         hint = _NO_TRANSFORM if isinstance(image, (list, tuple, Tensor)) else None

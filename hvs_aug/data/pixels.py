@@ -10,9 +10,16 @@ from torch.nn.functional import interpolate
 
 from .._check import fail
 
-__all__ = ["downscale", "reduced_size", "to_unit_range", "upright"]
+__all__ = ["downscale", "plain", "reduced_size", "to_unit_range", "upright"]
 
 _NORMALISED = "remove Normalize from the transform (CandidateViews normalises last), or divide the values by their maximum."
+
+
+def plain(image: Tensor) -> Tensor:
+    """Return the same memory as a Tensor of no subclass, outside autograd."""
+    image = image.detach()
+    # PyTorch 2.4 cannot make one of a plain tensor under a TorchDispatchMode, such as FlopCounterMode.
+    return image if type(image) is Tensor else image.as_subclass(Tensor)
 
 
 def to_unit_range(pixels: Tensor, name: str = "to_unit_range(pixels)", hint: str = _NORMALISED) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 from .. import ops
 from .._check import HVSError
 from ..data.batch import ImageBatch
+from ..data.pixels import plain
 from ..ops import Operation
 from .candidates import CandidateViews
 from .recipe import ViewRecipe, ViewSlot
@@ -80,7 +81,7 @@ def pixels_of(image: Any) -> Tensor:
 
 def _raw(image: Any) -> Tensor:
     if isinstance(image, Tensor):
-        return (image if image.ndim == 3 else image[None]).detach().as_subclass(Tensor)
+        return plain(image if image.ndim == 3 else image[None])
     array = np.array(image.convert("L") if isinstance(image, Image.Image) and image.mode == "1" else image)
     return torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1)
 

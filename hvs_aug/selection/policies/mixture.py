@@ -15,6 +15,8 @@ from .random import random
 
 __all__ = ["mixture"]
 
+_CONTROL = random(control=False)  # made here, as PyTorch 2.4 cannot make it inside torch.compile
+
 
 @dataclass(frozen=True, repr=False)
 class _Mixture(BuiltIn):
@@ -31,7 +33,7 @@ class _Mixture(BuiltIn):
         return getattr(self.policy, "searches_exactly", False)
 
     def pick(self, call: Call) -> Tensor:
-        control = random(control=False)(call.table, call.slots, params=call.params, step=call.step, generator=call.generator)
+        control = _CONTROL(call.table, call.slots, params=call.params, step=call.step, generator=call.generator)
         if self.p == 0:
             return control
         chosen = self.policy(call.table, call.slots, params=call.params, step=call.step, generator=call.generator)
