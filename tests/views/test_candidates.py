@@ -450,6 +450,10 @@ def test_refusals() -> None:
         CandidateViews.preset("simclr", candidates=1)
     with pytest.raises(HVSError, match="an even number for byol and mocov3, got int 3"):
         CandidateViews.preset("byol", candidates=3)
+    applied = params.drawn["RandomGrayscale.applied"]
+    for wrong in (applied.float(), applied[..., None]):
+        with pytest.raises(HVSError, match=r"RandomGrayscale.applied as a torch.bool tensor of shape \(4, 4"):
+            views.transform(images, replace(params, drawn=params.drawn | {"RandomGrayscale.applied": wrong}))
     height, width = params.sizes[1].tolist()
     for box in ([-1, 0, 2, 2], [0, -1, 2, 2], [0, 0, 0, 2], [0, 0, 2, 0], [height - 1, 0, 2, 2], [0, width - 1, 2, 2]):
         boxes = params.boxes.clone()
