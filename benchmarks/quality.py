@@ -119,7 +119,7 @@ def plan() -> Iterator[Run]:
             yield Run(method, "random", random, seed)
             yield Run(method, "all", every, seed)
         if seed < 3:
-            yield from (Run("simclr", arm, EPOCHS, seed) for arm in ("half", "full", "all"))
+            yield from (Run("simclr", arm, EPOCHS, seed) for arm in ("warmup", "half", "full", "all"))
     for seed in range(2):
         yield from (Run("simsiam", arm, EPOCHS, seed) for arm in ("full", "warmup", "mixture", "outliers", "random-scored"))
         for arm in (
@@ -131,7 +131,6 @@ def plan() -> Iterator[Run]:
             "quarter",
             "easiest",
             "semi_hard",
-            "warmup",
             "colours",
         ):
             yield Run("simclr", arm, EPOCHS, seed)
@@ -139,7 +138,7 @@ def plan() -> Iterator[Run]:
         yield from (Run("simclr", arm, epochs, seed) for epochs in (5, 10, 40, 80) for arm in ("random", "cheap"))
         yield from (Run("simsiam-256", arm, EPOCHS, seed) for arm in ("random", "half", "full", "warmup", "mixture", "outliers"))
         yield Run("dino", "full", EPOCHS, seed)
-    yield from (Run("simclr", arm, EPOCHS, seed) for seed in (3, 4) for arm in ("half", "full", "all"))
+    yield from (Run("simclr", arm, EPOCHS, seed) for seed in (3, 4) for arm in ("warmup", "half", "full", "all"))
 
 
 def images_of(path: Path | None, test: Path | None, count: int) -> LabelledImages:
